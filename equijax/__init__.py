@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 _xla_flags.disable_ynn_fusion()
 
 _LAZY = {
-    "load": "equijax.potential",
+    "load": "equijax.weights",
     "Potential": "equijax.potential",
     "EquijaxCalculator": "equijax.calculators",
     "MODELS": "equijax.models",

@@ -10,6 +10,10 @@ class EquijaxError(ValueError):
     """A mistake in the input. The command line prints it as one line and exits with code 2."""
 
 
+class EquijaxWarning(UserWarning):
+    """A guess by the program, or something odd in the input that does not stop the work."""
+
+
 def located(
     wrong: str,
     *,
