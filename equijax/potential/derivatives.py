@@ -1,0 +1,122 @@
+"""Forces, stress, Hessian and Hessian-vector products as pure functions of a model and a graph.
+
+Everything is differentiated with respect to the edge vectors d = r_receiver - r_sender: one gradient g = ∂E/∂d of
+shape [N, K, 3] gives forces and stress together, and the sum over the edges that leave an atom becomes a gather
+through `graph.reverse` instead of a scatter.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from equijax.graph.atom_graph import AtomGraph, edge_vectors
+
+Params = Any  # nested dict of arrays
+Apply = Callable[[Any, AtomGraph, jax.Array], Any]  # flax `module.apply`, returns NodeOutputs
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What a model says about a padded batch, without the energies of the isolated atoms.
+
+    `energy` [G] eV, `node_energies` [N] eV, `node_features` [N, F], `forces` [N, 3] eV/Å, `stress` [G, 3, 3] eV/Å³
+    with ASE's sign, (∂E/∂ε) / V. The stress of a graph without a cell has no meaning (AtomGraph stores a unit cell
+    there): callers know from `Structure.volume` whether to read it. Ghost rows are zero.
+    """
+
+    energy: jax.Array
+    node_energies: jax.Array
+    node_features: jax.Array
+    forces: jax.Array
+    stress: jax.Array
+
+
+def sum_over_graphs(per_node: jax.Array, graph: AtomGraph) -> jax.Array:
+    """Sum [N, ...] over the atoms of each graph, [G, ...]; atoms of one graph are adjacent."""
+    return jax.ops.segment_sum(per_node, graph.node_graph, graph.num_graphs, indices_are_sorted=True)
+
+
+def interaction_energy(
+    apply: Apply, params: Params, graph: AtomGraph, vectors: jax.Array | None = None
+) -> jax.Array:
+    """Energy of each graph without the isolated atoms, [G] in eV. `vectors` default to those of the positions."""
+    outputs = apply({"params": params}, graph, edge_vectors(graph) if vectors is None else vectors)
+    return sum_over_graphs(jnp.where(graph.node_mask, outputs.node_energies, 0), graph)
+
+
+def energy_and_derivatives(module: Any, params: Params, graph: AtomGraph) -> Prediction:
+    """Energies, forces and stress of a batch from one reverse pass. Differentiable again in `params`."""
+
+    def total_energy(vectors: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        outputs = module.apply({"params": params}, graph, vectors)
+        node_energies = jnp.where(graph.node_mask, outputs.node_energies, 0)
+        return jnp.sum(node_energies), (node_energies, outputs.node_features)
+
+    vectors = edge_vectors(graph)
+    gradient, (node_energies, node_features) = jax.grad(total_energy, has_aux=True)(vectors)
+    gradient = jnp.where(graph.neighbor_mask[..., None], gradient, 0)
+    return Prediction(
+        energy=sum_over_graphs(node_energies, graph),
+        node_energies=node_energies,
+        node_features=node_features,
+        forces=-position_gradient(gradient, graph),
+        stress=stress_from_gradient(gradient, vectors, graph),
+    )
+
+
+def position_gradient(gradient: jax.Array, graph: AtomGraph) -> jax.Array:
+    """∂E/∂r [N, 3] from g = ∂E/∂d [N, K, 3], zero at padded slots.
+
+    d of edge (n, k) grows with r_n and shrinks with the sender's position. The edges that an atom sends are the
+    opposites of the edges it receives, so both sums run over its own row.
+    """
+    opposite = gradient.reshape(-1, 3)[graph.reverse]
+    return jnp.sum(gradient - opposite, axis=1)
+
+
+def stress_from_gradient(gradient: jax.Array, vectors: jax.Array, graph: AtomGraph) -> jax.Array:
+    """Stress [G, 3, 3] in eV/Å³: under a strain ε every d becomes d + ε d, so ∂E/∂ε = Σ g ⊗ d, symmetrised."""
+    per_node = jnp.einsum("nka,nkb->nab", gradient, vectors)
+    virial = sum_over_graphs(per_node, graph)
+    volume = jnp.abs(jnp.linalg.det(graph.cell))
+    return 0.5 * (virial + jnp.swapaxes(virial, 1, 2)) / jnp.maximum(volume, 1e-12)[:, None, None]
+
+
+def energy_gradient(module: Any, params: Params, graph: AtomGraph, positions: jax.Array) -> jax.Array:
+    """∂E/∂r [N, 3] at other positions with the neighbours of `graph`; the function that the Hessian linearises."""
+    moved = dataclasses.replace(graph, positions=positions)
+
+    def total_energy(vectors: jax.Array) -> jax.Array:
+        return jnp.sum(interaction_energy(module.apply, params, moved, vectors))
+
+    gradient = jax.grad(total_energy)(edge_vectors(moved))
+    return position_gradient(jnp.where(graph.neighbor_mask[..., None], gradient, 0), moved)
+
+
+def hvp(module: Any, params: Params, graph: AtomGraph, direction: jax.Array) -> jax.Array:
+    """Hessian times `direction` [N, 3], [N, 3] in eV/Å² x the unit of the direction."""
+    gradient = lambda positions: energy_gradient(module, params, graph, positions)  # noqa: E731
+    return jax.jvp(gradient, (graph.positions,), (direction,))[1]
+
+
+def hessian(module: Any, params: Params, graph: AtomGraph, chunk: int = 16) -> jax.Array:
+    """∂²E/∂r∂r [3N, 3N] in eV/Å², rows and columns ordered (atom, xyz).
+
+    The gradient is linearised once; `chunk` columns are computed at a time, so memory grows with `chunk` and not
+    with the number of atoms. Symmetric up to rounding; not symmetrised here, so that tests can see the rounding.
+    """
+    gradient = lambda positions: energy_gradient(module, params, graph, positions)  # noqa: E731
+    _, linear = jax.linearize(gradient, graph.positions)
+    size = graph.positions.size
+
+    def column(index: jax.Array) -> jax.Array:
+        basis = jnp.zeros(size, graph.positions.dtype).at[index].set(1)
+        return linear(basis.reshape(graph.positions.shape)).reshape(-1)
+
+    return jax.lax.map(column, jnp.arange(size), batch_size=chunk)
