@@ -1,0 +1,37 @@
+"""Radial bases, and the transforms of the distance that MACE applies before them. Lengths in Å."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def bessel_basis(lengths: jax.Array, cutoff: float, num_bessel: int) -> jax.Array:
+    """√(2/rc) sin(nπ r/rc) / r for n = 1..num_bessel, as [..., num_bessel] (Eq. 7, arXiv:2003.03123).
+
+    Lengths must be positive: the caller gives padded edges a harmless length.
+    """
+    frequencies = np.arange(1, num_bessel + 1) * np.pi / cutoff
+    r = lengths[..., None]
+    return np.sqrt(2.0 / cutoff).astype(lengths.dtype) * jnp.sin(frequencies.astype(lengths.dtype) * r) / r
+
+
+def agnesi_transform(lengths: jax.Array, radius_sum: jax.Array) -> jax.Array:
+    """1 / (1 + a x^q / (1 + x^(q-p))), x = 2 r / (R_i + R_j), with R covalent radii in Å.
+
+    a = 1.0805, q = 0.9183, p = 4.5791 (Eq. 9, arXiv:2305.05931, as used by MACE-MP-0b).
+    """
+    a, q, p = 1.0805, 0.9183, 4.5791
+    x = lengths / (0.5 * radius_sum)
+    return 1.0 / (1.0 + a * x**q / (1.0 + x ** (q - p)))
+
+
+def soft_transform(lengths: jax.Array, radius_sum: jax.Array) -> jax.Array:
+    """A distance that stops shrinking below about the bond length: p0 + (r - p0)(1 + tanh(α (r - m))) / 2.
+
+    r0 = R_i + R_j, p0 = 3 r0/4, p1 = 4 r0/3, m the mean of both, α = 4/(p1 - p0), R covalent radii in Å.
+    """
+    p0, p1 = 0.75 * radius_sum, 4.0 / 3.0 * radius_sum
+    switch = 0.5 * (1.0 + jnp.tanh(4.0 / (p1 - p0) * (lengths - 0.5 * (p0 + p1))))
+    return p0 + (lengths - p0) * switch
