@@ -1,8 +1,8 @@
 """Forces, stress, Hessian and Hessian-vector products as pure functions of a model and a graph.
 
-Everything is differentiated with respect to the edge vectors d = r_receiver - r_sender: one gradient g = ∂E/∂d of
-shape [N, K, 3] gives forces and stress together, and the sum over the edges that leave an atom becomes a gather
-through `graph.reverse` instead of a scatter.
+Everything is differentiated with respect to the edge vectors d = r_receiver - r_sender: one gradient
+g = ∂E/∂d of shape [N, K, 3] gives forces and stress together, and the sum over the edges that leave an atom
+becomes a gather through `graph.reverse` instead of a scatter.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ Apply = Callable[[Any, AtomGraph, jax.Array], Any]  # flax `module.apply`, retur
 class Prediction:
     """What a model says about a padded batch, without the energies of the isolated atoms.
 
-    `energy` [G] eV, `node_energies` [N] eV, `node_features` [N, F], `forces` [N, 3] eV/Å, `stress` [G, 3, 3] eV/Å³
-    with ASE's sign, (∂E/∂ε) / V. The stress of a graph without a cell has no meaning (AtomGraph stores a unit cell
-    there): callers know from `Structure.volume` whether to read it. Ghost rows are zero.
+    `energy` [G] eV, `node_energies` [N] eV, `node_features` [N, F], `forces` [N, 3] eV/Å, `stress` [G, 3, 3]
+    eV/Å³ with ASE's sign, (∂E/∂ε) / V. The stress of a graph without a cell has no meaning (AtomGraph stores
+    a unit cell there): callers know from `Structure.volume` whether to read it. Ghost rows are zero.
     """
 
     energy: jax.Array
@@ -45,20 +45,25 @@ def sum_over_graphs(per_node: jax.Array, graph: AtomGraph) -> jax.Array:
 def interaction_energy(
     apply: Apply, params: Params, graph: AtomGraph, vectors: jax.Array | None = None
 ) -> jax.Array:
-    """Energy of each graph without the isolated atoms, [G] in eV. `vectors` default to those of the positions."""
+    """Energy [G] in eV of each graph without the isolated atoms; `vectors` default to the positions' own."""
     outputs = apply({"params": params}, graph, edge_vectors(graph) if vectors is None else vectors)
     return sum_over_graphs(jnp.where(graph.node_mask, outputs.node_energies, 0), graph)
 
 
-def energy_and_derivatives(module: Any, params: Params, graph: AtomGraph) -> Prediction:
-    """Energies, forces and stress of a batch from one reverse pass. Differentiable again in `params`."""
+def energy_and_derivatives(
+    module: Any, params: Params, graph: AtomGraph, vectors: jax.Array | None = None
+) -> Prediction:
+    """Energies, forces and stress of a batch from one reverse pass. Differentiable again in `params`.
+
+    `vectors` [N, K, 3] default to those of the positions.
+    """
 
     def total_energy(vectors: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         outputs = module.apply({"params": params}, graph, vectors)
         node_energies = jnp.where(graph.node_mask, outputs.node_energies, 0)
         return jnp.sum(node_energies), (node_energies, outputs.node_features)
 
-    vectors = edge_vectors(graph)
+    vectors = edge_vectors(graph) if vectors is None else vectors
     gradient, (node_energies, node_features) = jax.grad(total_energy, has_aux=True)(vectors)
     gradient = jnp.where(graph.neighbor_mask[..., None], gradient, 0)
     return Prediction(
@@ -73,15 +78,15 @@ def energy_and_derivatives(module: Any, params: Params, graph: AtomGraph) -> Pre
 def position_gradient(gradient: jax.Array, graph: AtomGraph) -> jax.Array:
     """∂E/∂r [N, 3] from g = ∂E/∂d [N, K, 3], zero at padded slots.
 
-    d of edge (n, k) grows with r_n and shrinks with the sender's position. The edges that an atom sends are the
-    opposites of the edges it receives, so both sums run over its own row.
+    d of edge (n, k) grows with r_n and shrinks with the sender's position. The edges that an atom sends are
+    the opposites of the edges it receives, so both sums run over its own row.
     """
     opposite = gradient.reshape(-1, 3)[graph.reverse]
     return jnp.sum(gradient - opposite, axis=1)
 
 
 def stress_from_gradient(gradient: jax.Array, vectors: jax.Array, graph: AtomGraph) -> jax.Array:
-    """Stress [G, 3, 3] in eV/Å³: under a strain ε every d becomes d + ε d, so ∂E/∂ε = Σ g ⊗ d, symmetrised."""
+    """Stress [G, 3, 3] in eV/Å³: a strain ε turns every d into d + ε d, so ∂E/∂ε = Σ g ⊗ d, symmetrised."""
     per_node = jnp.einsum("nka,nkb->nab", gradient, vectors)
     virial = sum_over_graphs(per_node, graph)
     volume = jnp.abs(jnp.linalg.det(graph.cell))
@@ -89,7 +94,7 @@ def stress_from_gradient(gradient: jax.Array, vectors: jax.Array, graph: AtomGra
 
 
 def energy_gradient(module: Any, params: Params, graph: AtomGraph, positions: jax.Array) -> jax.Array:
-    """∂E/∂r [N, 3] at other positions with the neighbours of `graph`; the function that the Hessian linearises."""
+    """∂E/∂r [N, 3] at other positions with the edges of `graph`; the function that the Hessian linearises."""
     moved = dataclasses.replace(graph, positions=positions)
 
     def total_energy(vectors: jax.Array) -> jax.Array:
@@ -108,8 +113,8 @@ def hvp(module: Any, params: Params, graph: AtomGraph, direction: jax.Array) -> 
 def hessian(module: Any, params: Params, graph: AtomGraph, chunk: int = 16) -> jax.Array:
     """∂²E/∂r∂r [3N, 3N] in eV/Å², rows and columns ordered (atom, xyz).
 
-    The gradient is linearised once; `chunk` columns are computed at a time, so memory grows with `chunk` and not
-    with the number of atoms. Symmetric up to rounding; not symmetrised here, so that tests can see the rounding.
+    The gradient is linearised once; `chunk` columns are computed at a time, so memory grows with `chunk` and
+    not with the number of atoms. Symmetric up to rounding, which tests look at: it is not symmetrised.
     """
     gradient = lambda positions: energy_gradient(module, params, graph, positions)  # noqa: E731
     _, linear = jax.linearize(gradient, graph.positions)

@@ -1,0 +1,89 @@
+"""Compiled, bucketed evaluation of one potential in one precision, for prediction, calculators and MD."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from equijax.graph.atom_graph import AtomGraph
+from equijax.graph.padding import Capacity, CompileCounter, PaddingPolicy
+from equijax.potential import derivatives
+from equijax.potential.buckets import Buckets
+from equijax.precision import DType, precision
+
+if TYPE_CHECKING:
+    from equijax.potential.potential import Potential
+
+
+class Evaluator:
+    """Runs a potential on padded graphs. Every padded shape is compiled once; `compile_count` says how many
+    were.
+
+    Graphs come with their edge vectors, computed on the host in float64: in float32 the vectors then carry
+    one rounding of their own length, however far from the origin the atoms are.
+    """
+
+    def __init__(
+        self, potential: Potential, dtype: DType, padding: PaddingPolicy, max_compiled: int = 16
+    ) -> None:
+        self.potential = potential
+        self.dtype = dtype
+        self.buckets = Buckets(padding, max_compiled)
+        self._counter = CompileCounter()
+        with precision(dtype):
+            cast = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), dict(potential.params))
+            self._params = jax.device_put(cast)
+
+    @property
+    def compile_count(self) -> int:
+        """Number of times a function was traced and compiled so far."""
+        return self._counter.count
+
+    def capacity(self, num_nodes: int, num_neighbors: int, num_graphs: int = 1) -> Capacity:
+        """The padded shape for real atoms, neighbours per atom and structures."""
+        return self.buckets.choose(num_nodes, num_neighbors, num_graphs)
+
+    def node_outputs(self, graph: AtomGraph, vectors: np.ndarray) -> Any:
+        """NodeOutputs of the model, no derivatives."""
+
+        def run(params: Any, graph: AtomGraph, vectors: jax.Array) -> Any:
+            return self.potential.module.apply({"params": params}, graph, vectors)
+
+        return self._call("node_outputs", run, graph, vectors)
+
+    def derivatives(self, graph: AtomGraph, vectors: np.ndarray) -> derivatives.Prediction:
+        """Energies, forces and stress of a padded batch."""
+
+        def run(params: Any, graph: AtomGraph, vectors: jax.Array) -> Any:
+            return derivatives.energy_and_derivatives(self.potential.module, params, graph, vectors)
+
+        return self._call("derivatives", run, graph, vectors)
+
+    def hessian(self, graph: AtomGraph, chunk: int = 16) -> np.ndarray:
+        """∂²E/∂r∂r [3N, 3N] of a padded batch, ghost rows included; the vectors follow from the positions."""
+
+        def run(params: Any, graph: AtomGraph) -> Any:
+            return derivatives.hessian(self.potential.module, params, graph, chunk)
+
+        return self._call(f"hessian {chunk}", run, graph)
+
+    def _call(self, kind: str, run: Callable[..., Any], graph: AtomGraph, *arrays: Any) -> Any:
+        capacity = Capacity(nodes=graph.num_nodes, neighbors=graph.num_neighbors, graphs=graph.num_graphs)
+        # A function of its own for every shape: dropping it from the buckets frees what was compiled for it.
+        compiled = self.buckets.function(kind, capacity, lambda: jax.jit(self._counter.wrap(run)))
+        with precision(self.dtype):
+            return jax.tree.map(np.asarray, compiled(self._params, graph, *arrays))
+
+
+def pad_vectors(graph: AtomGraph, rows: np.ndarray, columns: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Edge vectors [E, 3] at slots (rows, columns) of a padded graph, [N, K, 3] in the graph's precision.
+
+    Padded slots get the same unit vector as in `edge_vectors`, so that nothing computed from them is
+    singular.
+    """
+    padded = np.full((graph.num_nodes, graph.num_neighbors, 3), 3.0**-0.5, dtype=graph.positions.dtype)
+    padded[rows, columns] = vectors
+    return padded

@@ -1,0 +1,185 @@
+"""Potential: a model with its parameters and the energies of its isolated atoms, ready to predict."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from equijax.errors import EquijaxError, did_you_mean
+from equijax.precision import DType, precision
+from equijax.structure import Structure
+
+if TYPE_CHECKING:
+    from equijax.graph.padding import PaddingPolicy
+    from equijax.models.contract import ModelStatistics
+    from equijax.potential.evaluator import Evaluator
+
+PROPERTIES = ("energy", "energies", "forces", "stress", "node_features", "hessian")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Potential:
+    """Energy of a structure: the sum of its isolated atoms (float64) plus the model's interaction energy.
+
+    `model_config` builds the flax module from `statistics`; `atomic_energies` maps Z to eV; `params` is a
+    nested dict of numpy arrays; `dtype` is the precision it was trained in and the default of `predict`;
+    `metadata` is JSON that travels in the model file (training data, errors, citation).
+    """
+
+    model_config: Any
+    statistics: ModelStatistics
+    atomic_energies: Mapping[int, float]
+    params: Mapping[str, Any]
+    dtype: DType = "float32"
+    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("float32", "float64"):
+            raise EquijaxError(f"dtype is {self.dtype!r}; expected float32 or float64")
+        missing = [z for z in self.elements if z not in self.atomic_energies]
+        if missing:
+            raise EquijaxError(f"atomic energies are missing for the elements with Z = {missing}")
+        wrong = [z for z in self.elements if not np.isfinite(self.atomic_energies[z])]
+        if wrong:
+            raise EquijaxError(f"atomic energies are not finite for the elements with Z = {wrong}")
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        """Atomic numbers that the model knows, ascending."""
+        return tuple(self.statistics.atomic_numbers)
+
+    @property
+    def cutoff(self) -> float:
+        """Å; edges are shorter than this."""
+        return float(self.model_config.cutoff)
+
+    @functools.cached_property
+    def module(self) -> Any:
+        """The flax module; `module.apply({"params": params}, graph, vectors)` returns NodeOutputs."""
+        return self.model_config.build(self.statistics)
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(tensor.size for tensor in _leaves(self.params).values())
+
+    def __repr__(self) -> str:
+        from ase.data import chemical_symbols
+
+        symbols = ", ".join(chemical_symbols[z] for z in self.elements)
+        return (
+            f"Potential({self.model_config.name}, elements: {symbols}, cutoff: {self.cutoff:g} Å, "
+            f"{self.num_parameters} parameters, {self.dtype})"
+        )
+
+    def isolated_energies(self, atomic_numbers: np.ndarray) -> np.ndarray:
+        """E0 of every atom, [N] float64 eV."""
+        table = np.full(max(self.elements) + 1, np.nan)
+        table[list(self.elements)] = [self.atomic_energies[z] for z in self.elements]
+        return table[np.asarray(atomic_numbers)]
+
+    def check_parameters(self) -> None:
+        """Raise EquijaxError when names or shapes of `params` are not those of the model; only traces it."""
+        expected = {name: tuple(leaf.shape) for name, leaf in _leaves(parameter_shapes(self.module)).items()}
+        found = {name: tuple(np.shape(leaf)) for name, leaf in _leaves(self.params).items()}
+        for name in sorted(expected.keys() - found.keys()):
+            raise EquijaxError(f"parameter {name} {expected[name]} is missing")
+        for name in sorted(found.keys() - expected.keys()):
+            raise EquijaxError(
+                f"parameter {name} does not belong to this model; {did_you_mean(name, expected)}"
+            )
+        for name, shape in expected.items():
+            if found[name] != shape:
+                raise EquijaxError(f"parameter {name} has shape {found[name]}; expected {shape}")
+
+    def evaluator(self, dtype: DType | None = None, padding: PaddingPolicy | None = None) -> Evaluator:
+        """The compiled functions of this potential in one precision, shared by all `predict` calls."""
+        from equijax.graph.padding import PaddingPolicy
+        from equijax.potential.evaluator import Evaluator
+
+        key = (dtype or self.dtype, padding or PaddingPolicy())
+        if key not in self._evaluators:
+            self._evaluators[key] = Evaluator(self, *key)
+        return self._evaluators[key]
+
+    @functools.cached_property
+    def _evaluators(self) -> dict[Any, Evaluator]:
+        return {}
+
+    def predict(
+        self,
+        structures: Any,
+        properties: Sequence[str] = ("energy", "forces"),
+        dtype: DType | None = None,
+        padding: PaddingPolicy | None = None,
+    ) -> Any:
+        """Properties of a Structure or an ASE Atoms (a dict), or of a list of them (a list of dicts).
+
+        | property | shape | unit |
+        |---|---|---|
+        | energy | () | eV, isolated atoms included, summed in float64 |
+        | energies | [N] | eV per atom, sums to energy |
+        | forces | [N, 3] | eV/Å |
+        | stress | [3, 3] | eV/Å³, ASE's sign; needs a periodic structure with a volume |
+        | node_features | [N, F] | |
+        | hessian | [3N, 3N] | eV/Å², rows and columns (atom, xyz) |
+
+        All values are numpy arrays; energies are float64, the rest has the precision of the calculation.
+        Raises EquijaxError for unknown properties and elements, and for what `neighbor_list` refuses.
+        """
+        from equijax.potential.prediction import predict
+
+        for name in properties:
+            if name not in PROPERTIES:
+                hint = did_you_mean(name, PROPERTIES)
+                raise EquijaxError(f"there is no property {name!r}; {hint}")
+        single = not isinstance(structures, Sequence) or hasattr(structures, "get_positions")
+        frames = [as_structure(item) for item in ([structures] if single else structures)]
+        results = predict(self, frames, tuple(properties), self.evaluator(dtype, padding))
+        return results[0] if single else results
+
+
+def as_structure(item: Any) -> Structure:
+    """A Structure from itself or from an ASE Atoms object."""
+    if isinstance(item, Structure):
+        return item
+    if hasattr(item, "get_positions") and hasattr(item, "numbers"):
+        return Structure.from_ase(item)
+    raise EquijaxError(
+        f"cannot predict for a {type(item).__name__}; expected a Structure or an ASE Atoms object"
+    )
+
+
+def parameter_shapes(module: Any) -> Any:
+    """The parameter tree of a module with shapes in place of arrays, found by tracing on a two-atom graph."""
+    import jax
+
+    from equijax.graph.atom_graph import AtomGraph
+
+    with precision("float32"):
+        graph = AtomGraph(
+            positions=np.array([[0.0, 0, 0], [1.5, 0, 0], [0, 0, 0]], np.float32),
+            species=np.zeros(3, np.int32),
+            node_graph=np.array([0, 0, 1], np.int32),
+            node_mask=np.array([True, True, False]),
+            neighbors=np.array([[1], [0], [2]], np.int32),
+            neighbor_mask=np.array([[True], [True], [False]]),
+            shifts=np.zeros((3, 1, 3), np.float32),
+            reverse=np.array([[1], [0], [2]], np.int32),
+            cell=np.tile(np.eye(3, dtype=np.float32), (2, 1, 1)),
+            graph_mask=np.array([True, False]),
+        )
+        vectors = np.tile(np.array([1.5, 0, 0], np.float32), (3, 1, 1))
+        return jax.eval_shape(module.init, jax.random.key(0), graph, vectors)["params"]
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= (
+            _leaves(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+        )
+    return flat

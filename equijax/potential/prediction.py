@@ -1,0 +1,111 @@
+"""Prediction for many structures in batches of similar shape, one compiled call per batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from equijax.errors import located
+from equijax.graph.batching import StructureGraph, batch, structure_graph, unbatch_nodes
+from equijax.potential.evaluator import Evaluator, pad_vectors
+from equijax.structure import Structure
+
+if TYPE_CHECKING:
+    from equijax.potential.potential import Potential
+
+MAX_SLOTS = 32_768
+"""Neighbour slots per batch: larger batches are not faster on a CPU and need more memory."""
+
+MAX_STRUCTURES = 63
+
+Result = dict[str, Any]
+
+
+def predict(
+    potential: Potential, structures: Sequence[Structure], properties: tuple[str, ...], evaluator: Evaluator
+) -> list[Result]:
+    """One dict per structure with the properties asked for, in their order; see `Potential.predict`."""
+    for structure in structures:
+        if len(structure) == 0:
+            raise located("has no atoms", file=structure.file, frame=structure.frame)
+        if "stress" in properties and not has_stress(structure):
+            raise located(
+                "has no stress: it is not periodic or its cell has no volume",
+                file=structure.file,
+                frame=structure.frame,
+                key="stress",
+            )
+    graphs = [structure_graph(structure, potential.cutoff, potential.elements) for structure in structures]
+    results: list[Result] = [{} for _ in structures]
+    for indices in similar_batches(graphs):
+        members = [graphs[i] for i in indices]
+        numbers = [structures[i].atomic_numbers for i in indices]
+        for i, result in zip(indices, _predict_batch(evaluator, members, numbers, properties), strict=True):
+            results[i] = {name: result[name] for name in properties if name != "hessian"}
+    if "hessian" in properties:
+        for graph, result in zip(graphs, results, strict=True):
+            result["hessian"] = _hessian(evaluator, graph)
+    return results
+
+
+def has_stress(structure: Structure) -> bool:
+    """True when a stress can be defined: a volume, and a periodic direction."""
+    return any(structure.pbc) and structure.volume > 1e-9
+
+
+def similar_batches(graphs: Sequence[StructureGraph]) -> list[list[int]]:
+    """Indices in batches of structures with about the same number of neighbours, to pad little."""
+    order = sorted(range(len(graphs)), key=lambda i: (graphs[i].max_neighbors, graphs[i].num_nodes, i))
+    batches: list[list[int]] = []
+    current: list[int] = []
+    nodes = 0
+    for index in order:
+        nodes += graphs[index].num_nodes
+        too_large = nodes * max(graphs[index].max_neighbors, 1) > MAX_SLOTS
+        if current and (too_large or len(current) == MAX_STRUCTURES):
+            batches.append(current)
+            current, nodes = [], graphs[index].num_nodes
+        current.append(index)
+    return [*batches, current] if current else batches
+
+
+def _predict_batch(
+    evaluator: Evaluator,
+    graphs: Sequence[StructureGraph],
+    atomic_numbers: Sequence[np.ndarray],
+    properties: tuple[str, ...],
+) -> list[Result]:
+    nodes = sum(graph.num_nodes for graph in graphs)
+    neighbors = max(graph.max_neighbors for graph in graphs)
+    capacity = evaluator.capacity(nodes, neighbors, len(graphs))
+    graph = batch(graphs, capacity, evaluator.dtype)
+    vectors = pad_vectors(graph, *batch_vectors(graphs))
+    needs_derivatives = {"forces", "stress"} & set(properties)
+    output = (evaluator.derivatives if needs_derivatives else evaluator.node_outputs)(graph, vectors)
+    results = []
+    per_node = zip(
+        unbatch_nodes(output.node_energies, graphs), unbatch_nodes(output.node_features, graphs), strict=True
+    )
+    for numbers, (energies, features) in zip(atomic_numbers, per_node, strict=True):
+        energies = evaluator.potential.isolated_energies(numbers) + energies.astype(np.float64)
+        results.append({"energy": energies.sum(), "energies": energies, "node_features": features.copy()})
+    if needs_derivatives:
+        for result, forces, stress in zip(results, unbatch_nodes(output.forces, graphs), output.stress):
+            result |= {"forces": forces.copy(), "stress": stress.copy()}
+    return results
+
+
+def batch_vectors(graphs: Sequence[StructureGraph]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows, columns and float64 vectors of all edges of a batch, for `pad_vectors`."""
+    starts = np.cumsum([0, *(graph.num_nodes for graph in graphs[:-1])])
+    rows = np.concatenate([graph.receivers + start for graph, start in zip(graphs, starts, strict=True)])
+    columns = np.concatenate([graph.slots for graph in graphs])
+    return rows, columns, np.concatenate([graph.vectors() for graph in graphs])
+
+
+def _hessian(evaluator: Evaluator, graph: StructureGraph) -> np.ndarray:
+    capacity = evaluator.capacity(graph.num_nodes, graph.max_neighbors, 1)
+    size = 3 * graph.num_nodes
+    return evaluator.hessian(batch([graph], capacity, evaluator.dtype))[:size, :size].copy()
