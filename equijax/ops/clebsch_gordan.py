@@ -18,8 +18,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pydantic
 
+from equijax.config.base import StrictModel
 from equijax.irreps.layout import degree_slice
 from equijax.irreps.wigner_3j import wigner_3j
 from equijax.ops.symmetric_powers import TreeSymmetricPowers
@@ -83,11 +83,10 @@ class ClebschGordanConvolution(AbstractEdgeConvolution):
         return tuple(results)
 
 
-class ClebschGordan(EdgeProduct, NodeProduct, pydantic.BaseModel):
+class ClebschGordan(StrictModel, EdgeProduct, NodeProduct):
     """The full product of irreps. As edge product: all natural-parity paths ('uvu'). As node product: MACE's
     symmetric contraction (Eq. 10, arXiv:2206.07697)."""
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
     name: Literal["clebsch_gordan"] = "clebsch_gordan"
 
     def bind_edges(self, lmax_in: int, lmax_edge: int, lmax_out: int) -> AbstractEdgeConvolution:

@@ -75,20 +75,20 @@ class AbstractEdgeConvolution(abc.ABC):
         """
 
 
-class EdgeProduct(abc.ABC):
+class EdgeProduct:
     """Options of a product of node features with an edge."""
 
-    @abc.abstractmethod
     def bind_edges(self, lmax_in: int, lmax_edge: int, lmax_out: int) -> AbstractEdgeConvolution:
         """The convolution for these degrees."""
+        raise NotImplementedError
 
 
-class NodeProduct(abc.ABC):
+class NodeProduct:
     """Options of symmetric powers of node features."""
 
-    @abc.abstractmethod
     def bind_powers(self, lmax_in: int, lmax_out: int, correlation: int) -> AbstractSymmetricPowers:
         """Products of up to `correlation` copies of the features, for these degrees."""
+        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)

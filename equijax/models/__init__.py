@@ -1,0 +1,13 @@
+"""Architectures: one file, one config class and one row of `MODELS` each."""
+
+from equijax.models.contract import ModelConfig as ModelConfig
+from equijax.models.contract import ModelStatistics as ModelStatistics
+from equijax.models.contract import NodeOutputs as NodeOutputs
+from equijax.models.mace import MACEConfig as MACEConfig
+
+MODELS = {
+    "mace": MACEConfig,
+}
+
+# The type of `model:` in an experiment; a union over `name` once the table has more rows.
+AnyModelConfig = MACEConfig

@@ -1,0 +1,49 @@
+"""What a model is: a frozen config that builds a module from statistics of the data; graph in, node outputs out."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Protocol
+
+import flax.linen as nn
+import jax
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelStatistics:
+    """Numbers of the training data that a model needs, fixed when it is built and stored with its weights.
+
+    `atomic_numbers`: elements, ascending; the species index is the position. `avg_num_neighbors`: mean in-degree
+    over atoms with a neighbour. Per-atom energy = `scale` * output + `shift`, in eV.
+    """
+
+    atomic_numbers: tuple[int, ...]
+    avg_num_neighbors: float
+    scale: float = 1.0
+    shift: float = 0.0
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class NodeOutputs:
+    """Per-atom results. `node_energies` [N] eV, without E0, exactly zero on padding; `node_features` [N, F],
+    the features of all layers, flat in e3nn's `mul_ir` order."""
+
+    node_energies: jax.Array
+    node_features: jax.Array
+
+
+class ModelConfig(Protocol):
+    """A row of `MODELS`: a frozen pydantic model with these members."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def cutoff(self) -> float:
+        """Å; no interaction reaches further in one layer."""
+
+    def build(self, statistics: ModelStatistics) -> nn.Module:
+        """The module; `module.apply({"params": p}, graph, vectors)` gives `NodeOutputs`."""
+
+    def model_dump(self, **options: Any) -> dict[str, Any]: ...

@@ -1,0 +1,56 @@
+"""Messages from neighbours: radial weights and tensor product together, over all atoms or over blocks of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from equijax.nn.radial_mlp import apply_radial_mlp
+from equijax.ops.tensor_product import AbstractEdgeConvolution, EdgeGeometry
+
+# XLA on the CPU maps and unmaps every temporary above 32 MB anew on each call; the radial weights of all edges
+# are the largest one. Beyond this size they are made, used and dropped per block of receivers, and made again in
+# the backward pass. Blocks of 4 to 32 receivers differ by less than 15 %.
+BLOCK_ABOVE_BYTES = 32 * 2**20
+BLOCK_RECEIVERS = 8
+
+
+def convolve(
+    product: AbstractEdgeConvolution,
+    x: jax.Array,
+    neighbors: jax.Array,
+    geometry: EdgeGeometry,
+    edge_features: jax.Array,
+    mlp: Sequence[jax.Array],
+    activation: Callable[[jax.Array], jax.Array],
+) -> tuple[jax.Array, ...]:
+    """sum_k product(x[neighbors], geometry, MLP(edge_features)) for every atom.
+
+    `x` [N, (l+1)², C]; `neighbors` [N, K]; `edge_features` [N, K, B], zero on padded slots, which then send
+    nothing because the MLP has no biases. Returns per output degree [N, 2l+1, P(l) C].
+    """
+    num_nodes, num_neighbors = neighbors.shape
+    channels = x.shape[-1]
+
+    def block(args: tuple[jax.Array, EdgeGeometry, jax.Array]) -> tuple[jax.Array, ...]:
+        block_neighbors, block_geometry, block_features = args
+        weights = apply_radial_mlp(mlp, block_features, activation)
+        weights = weights.reshape(*block_neighbors.shape, product.path_count, channels)
+        return product.messages(x[block_neighbors], block_geometry, weights)
+
+    everything = (neighbors, geometry, edge_features)
+    weight_bytes = num_nodes * num_neighbors * product.path_count * channels * x.dtype.itemsize
+    if weight_bytes <= BLOCK_ABOVE_BYTES:
+        return block(everything)
+
+    num_blocks = -(-num_nodes // BLOCK_RECEIVERS)
+    padding = num_blocks * BLOCK_RECEIVERS - num_nodes
+
+    def into_blocks(array: jax.Array) -> jax.Array:
+        padded = jnp.pad(array, ((0, padding), *((0, 0),) * (array.ndim - 1)))
+        return padded.reshape(num_blocks, BLOCK_RECEIVERS, *array.shape[1:])
+
+    results = jax.lax.map(jax.checkpoint(block), jax.tree.map(into_blocks, everything))
+    return tuple(r.reshape(num_blocks * BLOCK_RECEIVERS, *r.shape[2:])[:num_nodes] for r in results)
