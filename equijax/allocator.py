@@ -1,4 +1,4 @@
-"""Tune glibc's allocator for XLA on the CPU, which otherwise page-faults every large temporary on every call."""
+"""glibc's allocator for XLA on the CPU, which otherwise page-faults every large temporary on every call."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 def tune_cpu_allocator() -> bool:
     """Keep freed memory in the process: one arena, no mmap, no trimming. True when the C library accepted it.
 
-    Speeds up programs whose temporaries exceed 32 MB; the resident size then stays at its peak. Only glibc has
-    these knobs; elsewhere nothing changes and the result is False. Call it before the first JAX computation.
+    Speeds up programs whose temporaries exceed 32 MB; the resident size then stays at its peak. Only glibc
+    has these knobs; elsewhere nothing changes and the result is False. Call it before the first computation.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
     settings = ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1))
-    return all([mallopt(parameter, value) == 1 for parameter, value in settings])
+    return sum(mallopt(parameter, value) for parameter, value in settings) == len(settings)
 
 
 def describe_allocator() -> str:

@@ -41,8 +41,8 @@ def run_canary() -> list[CanaryResult]:
     """Compile the reductions that several jaxlib releases get wrong on the CPU, and count wrong rows.
 
     Row-wise sum, maximum and sum of squares of `M @ r` under vmap (wrong above 32 768 rows in float32, above
-    16 384 in float64: jax-ml/jax#39103), and a dense layer whose weights are a broadcast constant followed by a
-    row sum (wrong at any size in jaxlib 0.10.2). Takes about a second, most of it compilation.
+    16 384 in float64: jax-ml/jax#39103), and a dense layer whose weights are a broadcast constant followed by
+    a row sum (wrong at any size in jaxlib 0.10.2). Takes about a second, most of it compilation.
     """
     from equijax.precision import precision
 

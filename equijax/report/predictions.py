@@ -1,0 +1,121 @@
+"""Reference and predicted labels of one test set, in a file that the report reads: `predictions_<set>.npz`."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from equijax.errors import located
+from equijax.structure import Structure
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """Labels and predictions of `S` structures with `N` atoms in all, in eV and Å; NaN where there is no label.
+
+    `energy_true`, `energy_pred` [S]; `forces_true`, `forces_pred` [N, 3]; `stress_true`, `stress_pred`
+    [S, 3, 3] (ASE's sign); `num_atoms` [S]; `atomic_numbers` [N]; `frame_of_atom` [N], index into the
+    structures; `positions` [N, 3]; `cell` [S, 3, 3]; `pbc` [S, 3]; `config_type`, `file` [S] text, empty when
+    unknown; `frame` [S], 0-based in `file`, -1 when unknown.
+    """
+
+    energy_true: np.ndarray
+    energy_pred: np.ndarray
+    forces_true: np.ndarray
+    forces_pred: np.ndarray
+    stress_true: np.ndarray
+    stress_pred: np.ndarray
+    num_atoms: np.ndarray
+    atomic_numbers: np.ndarray
+    frame_of_atom: np.ndarray
+    positions: np.ndarray
+    cell: np.ndarray
+    pbc: np.ndarray
+    config_type: np.ndarray
+    file: np.ndarray
+    frame: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.num_atoms)
+
+
+FIELDS = tuple(field.name for field in dataclasses.fields(Predictions))
+
+
+def collect_predictions(
+    structures: Sequence[Structure], results: Sequence[Mapping[str, np.ndarray]]
+) -> Predictions:
+    """Put labels (`structure.labels`) and results (`energy`, `forces`, `stress` per structure) side by side."""
+    if len(structures) != len(results):
+        raise ValueError(f"{len(structures)} structures but {len(results)} results")
+    missing = {"energy": np.full((), np.nan), "stress": np.full((3, 3), np.nan)}
+
+    def stack(name: str, sources: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        entries = [np.asarray(source.get(name, missing[name]), dtype=np.float64) for source in sources]
+        return np.stack(entries) if entries else np.zeros((0, *missing[name].shape))
+
+    def join(name: str, sources: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        blocks = [
+            np.asarray(source[name], dtype=np.float64) if name in source else np.full((len(s), 3), np.nan)
+            for s, source in zip(structures, sources, strict=True)
+        ]
+        return np.concatenate(blocks) if blocks else np.zeros((0, 3))
+
+    labels = [structure.labels for structure in structures]
+    num_atoms = np.array([len(s) for s in structures], dtype=np.int64)
+    return Predictions(
+        energy_true=stack("energy", labels),
+        energy_pred=stack("energy", results),
+        forces_true=join("forces", labels),
+        forces_pred=join("forces", results),
+        stress_true=stack("stress", labels),
+        stress_pred=stack("stress", results),
+        num_atoms=num_atoms,
+        atomic_numbers=np.concatenate(
+            [np.asarray(s.atomic_numbers) for s in structures] or [np.zeros(0, int)]
+        ),
+        frame_of_atom=np.repeat(np.arange(len(structures)), num_atoms),
+        positions=np.concatenate([np.asarray(s.positions) for s in structures] or [np.zeros((0, 3))]),
+        cell=np.array([s.cell for s in structures], dtype=np.float64).reshape(-1, 3, 3),
+        pbc=np.array([s.pbc for s in structures], dtype=bool).reshape(-1, 3),
+        config_type=np.array([str(s.info.get("config_type", "")) for s in structures], dtype=np.str_),
+        file=np.array([s.file or "" for s in structures], dtype=np.str_),
+        frame=np.array([-1 if s.frame is None else s.frame for s in structures], dtype=np.int64),
+    )
+
+
+def save_predictions(
+    path: str | Path, structures: Sequence[Structure], results: Sequence[Mapping[str, np.ndarray]]
+) -> Path:
+    """Write `collect_predictions(structures, results)` to `path` (.npz); the file is complete or not there."""
+    path = Path(path)
+    buffer = io.BytesIO()
+    predictions = collect_predictions(structures, results)
+    np.savez_compressed(buffer, **{name: getattr(predictions, name) for name in FIELDS})
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(buffer.getvalue())
+    os.replace(temporary, path)
+    return path
+
+
+def load_predictions(path: str | Path) -> Predictions:
+    """Read a file of `save_predictions`; EquijaxError when it is damaged or something else."""
+    try:
+        with np.load(path) as archive:
+            arrays = {name: archive[name] for name in FIELDS}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise located(
+            "is not a readable predictions file", file=path, expected="`equijax evaluate`'s"
+        ) from error
+    lengths = {len(arrays[name]) for name in ("energy_true", "energy_pred", "num_atoms", "cell", "frame")}
+    atoms = {len(arrays[name]) for name in ("forces_true", "forces_pred", "atomic_numbers", "frame_of_atom")}
+    if len(lengths) != 1 or atoms != {int(arrays["num_atoms"].sum())}:
+        raise located("has arrays of different lengths", file=path)
+    return Predictions(**arrays)
