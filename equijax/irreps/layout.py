@@ -53,18 +53,14 @@ def parse_feature_irreps(text: str) -> FeatureIrreps:
     >>> parse_feature_irreps("64x0e + 64x1o")
     FeatureIrreps(channels=64, lmax=1)
     """
-    expected = (
-        "expected C x 0e + C x 1o + C x 2e ... with one C and natural parity, for example '64x0e+64x1o'"
-    )
+    expected = "expected C x 0e + C x 1o + C x 2e ... with one C and natural parity, for example '64x0e+64x1o'"
     multiplicities = []
     for l, term in enumerate(text.replace(" ", "").split("+")):
         match = re.fullmatch(r"(\d+)x(\d+)([eo])", term)
         if match is None:
             raise EquijaxError(f"irreps '{text}': cannot read the term '{term}'; {expected}")
         if match.group(2) + match.group(3) != irrep_name(l):
-            raise EquijaxError(
-                f"irreps '{text}': term {l + 1} is {match.group(2)}{match.group(3)}; {expected}"
-            )
+            raise EquijaxError(f"irreps '{text}': term {l + 1} is {match.group(2)}{match.group(3)}; {expected}")
         multiplicities.append(int(match.group(1)))
     if len(set(multiplicities)) != 1 or multiplicities[0] < 1:
         raise EquijaxError(f"irreps '{text}': multiplicities are {multiplicities}; {expected}")

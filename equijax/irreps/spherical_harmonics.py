@@ -11,7 +11,7 @@ import numpy as np
 from equijax.irreps.wigner_3j import wigner_3j
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _step_up(l: int) -> tuple[tuple[tuple[int, int, float], ...], ...]:
     """Nonzero (i, j, c) per row k with Y_{l+1,k} = sum c Y_{l,i} Y_{1,j}, from the stretched coupling.
 

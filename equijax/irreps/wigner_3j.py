@@ -15,8 +15,7 @@ import numpy as np
 # e3nn (torch) ships a table whose sign differs from the closed formula for these sorted degrees (all l <= 6 were
 # compared, tests/fixtures/wigner_3j.npz). Trained MACE weights depend on it through the nu = 3 contraction.
 _E3NN_FLIPPED = frozenset(
-    [(1, 2, 2), (1, 3, 3), (1, 4, 4), (1, 5, 5), (1, 6, 6)]
-    + [(3, 4, 6), (4, 4, 5), (4, 5, 6), (5, 5, 5), (5, 6, 6)]
+    {(1, 2, 2), (1, 3, 3), (1, 4, 4), (1, 5, 5), (1, 6, 6), (3, 4, 6), (4, 4, 5), (4, 5, 6), (5, 5, 5), (5, 6, 6)}
 )
 
 
@@ -25,9 +24,9 @@ def _su2_clebsch_gordan(j1: int, m1: int, j2: int, m2: int, j3: int, m3: int) ->
     if m3 != m1 + m2:
         return 0.0
     f = factorial
-    squared = Fraction(
-        (2 * j3 + 1) * f(j1 + j2 - j3) * f(j1 - j2 + j3) * f(-j1 + j2 + j3), f(j1 + j2 + j3 + 1)
-    ) * (f(j1 + m1) * f(j1 - m1) * f(j2 + m2) * f(j2 - m2) * f(j3 + m3) * f(j3 - m3))
+    squared = Fraction((2 * j3 + 1) * f(j1 + j2 - j3) * f(j1 - j2 + j3) * f(-j1 + j2 + j3), f(j1 + j2 + j3 + 1)) * (
+        f(j1 + m1) * f(j1 - m1) * f(j2 + m2) * f(j2 - m2) * f(j3 + m3) * f(j3 - m3)
+    )
     total = Fraction(0)
     for v in range(j1 + j2 - j3 + 1):
         arguments = (v, j1 + j2 - j3 - v, j1 - m1 - v, j2 + m2 - v, j3 - j2 + m1 + v, j3 - j1 - m2 + v)
@@ -52,7 +51,7 @@ def _real_to_complex(l: int) -> np.ndarray:
     return (-1j) ** l * q
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def wigner_3j(l1: int, l2: int, l3: int) -> np.ndarray:
     """The invariant tensor [2l1+1, 2l2+1, 2l3+1] of Frobenius norm one; read-only.
 

@@ -85,9 +85,7 @@ class MACEConfig(StrictModel):
         except EquijaxError as error:
             raise ValueError(str(error)) from error
         if irreps.channels > 4096:
-            raise ValueError(
-                f"hidden_irreps '{self.hidden_irreps}' has {irreps.channels} channels; at most 4096"
-            )
+            raise ValueError(f"hidden_irreps '{self.hidden_irreps}' has {irreps.channels} channels; at most 4096")
         if irreps.lmax > self.lmax:
             raise ValueError(
                 f"hidden_irreps '{self.hidden_irreps}' reaches degree {irreps.lmax}, messages only lmax {self.lmax}; "
@@ -199,9 +197,7 @@ class _ContractionWeights(nn.Module):
     @nn.compact
     def __call__(self, dtype: jax.typing.DTypeLike) -> list[jax.Array]:
         return [
-            self.param(
-                f"nu_{nu}", nn.initializers.normal(1.0 / n), (self.num_species, n, self.channels), dtype
-            )
+            self.param(f"nu_{nu}", nn.initializers.normal(1.0 / n), (self.num_species, n, self.channels), dtype)
             for nu, n in enumerate(self.counts, start=1)
         ]
 
@@ -218,9 +214,7 @@ class Product(nn.Module):
         self.symmetric_contraction = SymmetricContraction(self.config, self.num_species, self.lmax_out)
         self.linear = IrrepsLinear(channels, channels, self.lmax_out)
 
-    def __call__(
-        self, messages: jax.Array, residual: jax.Array | None, species_one_hot: jax.Array
-    ) -> jax.Array:
+    def __call__(self, messages: jax.Array, residual: jax.Array | None, species_one_hot: jax.Array) -> jax.Array:
         features = self.linear(self.symmetric_contraction(messages, species_one_hot))
         return features if residual is None else features + residual
 
@@ -327,9 +321,9 @@ class MACE(nn.Module):
         if self.config.isolated_atoms == "learned":
             return scale * energies + shift
         bonded = jnp.sum(envelope, axis=1)
-        referenced = scale * (
-            energies - self._bare_species_energies(energies.dtype)[graph.species]
-        ) + shift * jnp.tanh(bonded)
+        referenced = scale * (energies - self._bare_species_energies(energies.dtype)[graph.species]) + shift * jnp.tanh(
+            bonded
+        )
         # Exactly zero without neighbours, not zero up to the rounding of two matrix products.
         return jnp.where(bonded > 0.0, referenced, 0.0)
 
@@ -368,7 +362,5 @@ class MACE(nn.Module):
         """R_i + R_j of every slot, Å (Cordero et al. 2008, the table of ASE)."""
         from ase.data import covalent_radii
 
-        radii = jnp.asarray(np.asarray(covalent_radii)[list(self.statistics.atomic_numbers)], dtype)[
-            graph.species
-        ]
+        radii = jnp.asarray(np.asarray(covalent_radii)[list(self.statistics.atomic_numbers)], dtype)[graph.species]
         return radii[:, None] + radii[graph.neighbors]

@@ -33,7 +33,7 @@ from equijax.ops.tensor_product import (
 )
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def natural_paths(lmax_in: int, lmax_edge: int, lmax_out: int) -> tuple[Path, ...]:
     """All (l1, l2, l3) with l1 + l2 + l3 even inside the triangle, in MACE's order: l3, then l1, then l2."""
     paths = [
@@ -56,8 +56,7 @@ class ClebschGordanConvolution(AbstractEdgeConvolution):
 
     def flops_per_edge(self, channels: int) -> int:
         return sum(
-            2 * (2 * p.l_in + 1) * (2 * p.l_out + 1) * (channels + 2 * p.l_edge + 1)
-            + (2 * p.l_in + 1) * channels
+            2 * (2 * p.l_in + 1) * (2 * p.l_out + 1) * (channels + 2 * p.l_edge + 1) + (2 * p.l_in + 1) * channels
             for p in self.paths
         )
 

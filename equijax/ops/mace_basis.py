@@ -16,13 +16,13 @@ from equijax.irreps.layout import degree_slice
 from equijax.irreps.wigner_3j import wigner_3j
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def monomials(dim: int, order: int) -> tuple[tuple[int, ...], ...]:
     """All products of `order` rows out of `dim`, each once, as sorted index tuples."""
     return tuple(itertools.combinations_with_replacement(range(dim), order))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _raise_order(dim: int, order: int) -> np.ndarray:
     """[monomials(order), dim] -> position of the product in monomials(order + 1)."""
     position = {monomial: i for i, monomial in enumerate(monomials(dim, order + 1))}
@@ -47,7 +47,7 @@ def couple(polynomial: np.ndarray, l1: int, l2: int, l: int, lmax: int, order: i
     return result
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def mace_polynomials(lmax: int, l_out: int, order: int) -> np.ndarray:
     """[weights, 2 l_out + 1, monomials(order)]: the basis of mace-torch 0.3.16 (full, not reduced) in its order.
 

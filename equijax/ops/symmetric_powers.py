@@ -56,7 +56,7 @@ def _pairs(lmax: int, l12_max: int) -> list[Pair]:
     )
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _pair_terms(pair: Pair) -> tuple[tuple[tuple[int, int, float], ...], ...]:
     """Per component of l12: (row of x, row of x, coefficient), each product of rows once."""
     coupling = wigner_3j(pair.l12, pair.l1, pair.l2) * np.sqrt(2 * pair.l12 + 1)
@@ -77,7 +77,7 @@ class Tree(NamedTuple):
     projection: np.ndarray  # [MACE weights, nodes]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _tree(lmax: int, l_out: int, order: int) -> Tree:
     """Pick independent tree polynomials, cheapest first, until MACE's basis is spanned; raises if it never is."""
     target = mace_polynomials(lmax, l_out, order).reshape(-1, (2 * l_out + 1) * _monomial_count(lmax, order))
@@ -151,9 +151,7 @@ class TreeSymmetricPowers(AbstractSymmetricPowers):
 
         @functools.cache
         def pair_product(pair: Pair) -> list[jax.Array]:
-            return [
-                _weighted_sum([(c, rows[a] * rows[b]) for a, b, c in terms]) for terms in _pair_terms(pair)
-            ]
+            return [_weighted_sum([(c, rows[a] * rows[b]) for a, b, c in terms]) for terms in _pair_terms(pair)]
 
         outputs: list[jax.Array] = []
         for l_out in range(self.lmax_out + 1):
@@ -167,9 +165,7 @@ class TreeSymmetricPowers(AbstractSymmetricPowers):
                 for triple, w in zip(_tree(lmax, l_out, 3).nodes, per_atom(l_out, 3)):
                     weighted = [w * q for q in pair_product(triple.pair)]
                     key = (triple.pair.l12, triple.l3)
-                    grouped[key] = (
-                        [a + b for a, b in zip(grouped[key], weighted)] if key in grouped else weighted
-                    )
+                    grouped[key] = [a + b for a, b in zip(grouped[key], weighted)] if key in grouped else weighted
                 for (l12, l3), v in grouped.items():
                     coupling = wigner_3j(l_out, l12, l3) * np.sqrt(2 * l_out + 1)
                     for m in range(2 * l_out + 1):
