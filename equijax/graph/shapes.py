@@ -1,0 +1,82 @@
+"""A short list of array shapes for a whole training run, chosen from the batches that the run will see.
+
+Every compilation of a training step takes many seconds, so the few shapes that a policy would visit by
+chance are merged where that costs the least padding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from equijax.graph.batching import BatchBudget, plan_batches
+from equijax.graph.padding import Capacity, PaddingPolicy
+
+
+@dataclasses.dataclass(frozen=True)
+class ShapePlan:
+    """Shapes for batches of one data set, cheapest first, with the policy as the way out for anything
+    larger."""
+
+    capacities: tuple[Capacity, ...]
+    policy: PaddingPolicy
+
+    def capacity(self, num_nodes: int, num_neighbors: int, num_graphs: int) -> Capacity:
+        """The cheapest listed shape that holds the batch and its ghosts, else the policy's own bucket."""
+        for capacity in self.capacities:
+            if (
+                num_nodes + 1 <= capacity.nodes
+                and num_neighbors <= capacity.neighbors
+                and num_graphs + 1 <= capacity.graphs
+            ):
+                return capacity
+        return self.policy.capacity(num_nodes, num_neighbors, num_graphs)
+
+
+def plan_shapes(
+    sizes: Sequence[tuple[int, int, int]] | np.ndarray,
+    budget: BatchBudget,
+    policy: PaddingPolicy,
+    *,
+    seed: int = 0,
+    shuffle: bool = True,
+    max_shapes: int = 4,
+    epochs: int = 10,
+) -> ShapePlan:
+    """At most `max_shapes` shapes that hold every batch of the first `epochs` epochs.
+
+    `sizes` are (atoms, edges, largest number of neighbours) per structure. ShapePlan of the policy are
+    merged, the cheapest pair first, where the cost is the number of edge slots added over all batches.
+    """
+    table = np.asarray(sizes, dtype=np.int64).reshape(-1, 3)
+    visits: Counter[Capacity] = Counter()
+    for epoch in range(epochs if shuffle else 1):
+        for indices in plan_batches(table[:, :2], budget, seed, epoch, shuffle):
+            visits[policy.capacity(*batch_size(table, indices))] += 1
+    while len(visits) > max_shapes:
+        shapes = sorted(visits)
+        _, first, second = min(
+            (_merge_cost(a, visits[a], b, visits[b]), a, b) for k, a in enumerate(shapes) for b in shapes[k + 1 :]
+        )
+        count = visits.pop(first) + visits.pop(second)
+        visits[_union(first, second)] += count
+    ordered = sorted(visits, key=lambda shape: (shape.edges, shape))
+    return ShapePlan(capacities=tuple(ordered), policy=policy)
+
+
+def batch_size(table: np.ndarray, indices: Sequence[int]) -> tuple[int, int, int]:
+    """(atoms, largest number of neighbours, structures) of the batch of these rows of `sizes`."""
+    rows = table[list(indices)]
+    return int(rows[:, 0].sum()), int(rows[:, 2].max(initial=0)), len(rows)
+
+
+def _union(a: Capacity, b: Capacity) -> Capacity:
+    return Capacity(max(a.nodes, b.nodes), max(a.neighbors, b.neighbors), max(a.graphs, b.graphs))
+
+
+def _merge_cost(a: Capacity, visits_a: int, b: Capacity, visits_b: int) -> int:
+    merged = _union(a, b).edges
+    return visits_a * (merged - a.edges) + visits_b * (merged - b.edges)

@@ -1,0 +1,54 @@
+"""A short list of shapes for a run."""
+
+import numpy as np
+import pytest
+
+from equijax.graph.batching import BatchBudget, plan_batches
+from equijax.graph.padding import Capacity, PaddingPolicy
+from equijax.graph.shapes import ShapePlan, batch_size, plan_shapes
+
+
+def mixed_sizes():
+    """300 small molecules and one large frame: (atoms, edges, largest number of neighbours)."""
+    atoms = np.random.default_rng(0).integers(9, 16, 300)
+    small = [(int(n), int(n) * 10, int(n) - 1) for n in atoms]
+    return np.array([*small, (500, 500 * 50, 60)])
+
+
+@pytest.mark.parametrize(
+    "budget", [BatchBudget(max_structures=8), BatchBudget(max_atoms=512), BatchBudget(max_edges=25000)]
+)
+def test_one_huge_structure_and_many_small_ones_need_few_shapes(budget):
+    sizes, policy = mixed_sizes(), PaddingPolicy()
+    shapes = plan_shapes(sizes, budget, policy, seed=1)
+    assert len(shapes.capacities) <= 4
+    used = set()
+    for epoch in range(30):
+        for indices in plan_batches(sizes[:, :2], budget, seed=1, epoch=epoch):
+            needed = batch_size(sizes, indices)
+            capacity = shapes.capacity(*needed)
+            assert capacity.nodes > needed[0]
+            assert capacity.neighbors >= needed[1]
+            assert capacity.graphs > needed[2]
+            used.add(capacity)
+    assert len(used) <= 6
+
+
+def test_merging_keeps_the_cheap_shapes_cheap():
+    sizes = mixed_sizes()
+    shapes = plan_shapes(sizes, BatchBudget(max_structures=8), PaddingPolicy(), max_shapes=2)
+    small, large = shapes.capacities
+    assert small.edges < 3000
+    assert large.nodes > 500
+
+
+def test_larger_batches_fall_back_to_the_policy():
+    policy = PaddingPolicy()
+    shapes = ShapePlan(capacities=(Capacity(16, 8, 2),), policy=policy)
+    assert shapes.capacity(15, 8, 1) == Capacity(16, 8, 2)
+    assert shapes.capacity(16, 8, 1) == policy.capacity(16, 8, 1)
+
+
+def test_equal_structures_need_one_shape_and_a_remainder():
+    shapes = plan_shapes([(15, 200, 14)] * 45, BatchBudget(max_structures=10), PaddingPolicy(), max_shapes=4)
+    assert len(shapes.capacities) == 2
