@@ -1,0 +1,205 @@
+"""Labelled frames on the host, the few padded shapes they share, and batches assembled ahead of the device."""
+
+from __future__ import annotations
+
+import dataclasses
+import queue
+import threading
+from collections.abc import Generator, Sequence
+from typing import Any
+
+import numpy as np
+
+from equijax.errors import EquijaxError, located
+from equijax.graph.batching import BatchBudget, StructureGraph, batch, plan_batches, structure_graph
+from equijax.graph.padding import Capacity, PaddingPolicy
+from equijax.precision import DType
+from equijax.structure import Structure
+from equijax.train.loss import LabelledBatch
+
+LABELS = ("energy", "forces", "stress")
+_PLANNED_EPOCHS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledFrame:
+    """A graph and its labels in float64; `energy` (eV) is without the isolated atoms; an absent label is None."""
+
+    graph: StructureGraph
+    structure: Structure
+    energy: float | None
+    forces: np.ndarray | None
+    stress: np.ndarray | None
+    weights: dict[str, float]
+
+    @property
+    def num_atoms(self) -> int:
+        return self.graph.num_nodes
+
+
+def labelled_frame(
+    structure: Structure, cutoff: float, elements: Sequence[int], atomic_energies: dict[int, float]
+) -> LabelledFrame:
+    """Build the graph, subtract Σ E0 from the energy in float64, and read the frame's weights.
+
+    `config_weight` in `info` weighs all labels of the frame, `energy_weight`, `forces_weight` and
+    `stress_weight` one of them. The stress of a frame without a volume is left out.
+    """
+    labels = structure.labels
+    energy = None
+    if "energy" in labels:
+        isolated = sum(atomic_energies[int(z)] for z in structure.atomic_numbers)
+        energy = float(labels["energy"]) - isolated
+    periodic = all(structure.pbc) and structure.volume > 0
+    return LabelledFrame(
+        graph=structure_graph(structure, cutoff, elements),
+        structure=structure,
+        energy=energy,
+        forces=np.asarray(labels["forces"], np.float64) if "forces" in labels else None,
+        stress=np.asarray(labels["stress"], np.float64) if "stress" in labels and periodic else None,
+        weights={name: _weight(structure, "config_weight") * _weight(structure, f"{name}_weight") for name in LABELS},
+    )
+
+
+def _weight(structure: Structure, key: str) -> float:
+    value = structure.info.get(key, 1.0)
+    try:
+        weight = float(value)
+    except (TypeError, ValueError):
+        weight = float("nan")
+    if not np.isfinite(weight) or weight < 0:
+        raise located(
+            f"is {value!r}",
+            file=structure.file,
+            frame=structure.frame,
+            key=key,
+            expected="a number that is not negative",
+        )
+    return weight
+
+
+def label_counts(frames: Sequence[LabelledFrame]) -> dict[str, int]:
+    """How many frames have each label: `{"energy": 1000, "forces": 1000, "stress": 612}`."""
+    return {name: sum(getattr(frame, name) is not None for frame in frames) for name in LABELS}
+
+
+class BatchSource:
+    """The batches of a set of frames: which frames, in what order, padded to which shape.
+
+    All of it is a function of the frames, the budget, the seed and the epoch, so that a resumed run meets the
+    same arrays. Shapes come from the padding policy; its ratio is raised until the epochs planned ahead need at
+    most `max_shapes`, and batches smaller than a typical one share the typical one's shape.
+    """
+
+    def __init__(
+        self,
+        frames: Sequence[LabelledFrame],
+        budget: BatchBudget,
+        seed: int,
+        shuffle: bool,
+        dtype: DType,
+        max_shapes: int = 4,
+        policy: PaddingPolicy | None = None,
+    ) -> None:
+        if not frames:
+            raise EquijaxError("there are no frames to make batches of")
+        self.frames = list(frames)
+        self.budget = budget
+        self.seed = seed
+        self.shuffle = shuffle
+        self.dtype = dtype
+        self._atoms = np.array([frame.graph.num_nodes for frame in frames])
+        self._neighbors = np.array([frame.graph.max_neighbors for frame in frames])
+        self._sizes = np.stack([self._atoms, [frame.graph.num_edges for frame in frames]], axis=1)
+        self._places = [frame.structure.where for frame in frames]
+        planned = [b for epoch in range(_PLANNED_EPOCHS if shuffle else 1) for b in self.plan(epoch)]
+        self._graphs = max(len(indices) for indices in planned)
+        self._floor = (
+            int(np.median([self._atoms[b].sum() for b in planned])),
+            int(np.median([self._neighbors[b].max() for b in planned])),
+        )
+        self.policy = policy or PaddingPolicy()
+        while True:
+            self.capacities = sorted({self.capacity(indices) for indices in planned})
+            if len(self.capacities) <= max_shapes or self.policy.ratio >= 4.0:
+                break
+            self.policy = self.policy.model_copy(update={"ratio": min(4.0, self.policy.ratio * 1.2)})
+
+    def plan(self, epoch: int) -> list[list[int]]:
+        """Frame indices of every batch of an epoch; each frame occurs once."""
+        return plan_batches(self._sizes, self.budget, self.seed, epoch, self.shuffle, self._places)
+
+    def capacity(self, indices: Sequence[int]) -> Capacity:
+        """The padded shape of a batch."""
+        rows = list(indices)
+        shape = self.policy.capacity(
+            max(int(self._atoms[rows].sum()), self._floor[0]),
+            max(int(self._neighbors[rows].max()), self._floor[1]),
+            0,
+        )
+        return dataclasses.replace(shape, graphs=max(self._graphs, len(rows)) + 1)
+
+    def assemble(self, indices: Sequence[int]) -> LabelledBatch:
+        """Numpy arrays of one batch in the source's precision."""
+        return labelled_batch([self.frames[i] for i in indices], self.capacity(indices), self.dtype)
+
+    def prefetched(
+        self, plan: Sequence[Sequence[int]], start: int = 0
+    ) -> Generator[tuple[int, Sequence[int], LabelledBatch], None, None]:
+        """(position in the plan, frame indices, batch) from `start` on, assembled two ahead by another thread."""
+        ready: queue.Queue[Any] = queue.Queue(maxsize=2)
+        stop = threading.Event()
+
+        def produce() -> None:
+            try:
+                for position in range(start, len(plan)):
+                    item = (position, plan[position], self.assemble(plan[position]))
+                    if not _put(ready, item, stop):
+                        return
+                _put(ready, None, stop)
+            except BaseException as error:
+                _put(ready, error, stop)
+
+        thread = threading.Thread(target=produce, name="equijax-batches", daemon=True)
+        thread.start()
+        try:
+            while (item := ready.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            stop.set()
+            thread.join()
+
+
+def _put(target: queue.Queue[Any], item: Any, stop: threading.Event) -> bool:
+    while not stop.is_set():
+        try:
+            target.put(item, timeout=0.1)
+            return True
+        except queue.Full:
+            continue
+    return False
+
+
+def labelled_batch(frames: Sequence[LabelledFrame], capacity: Capacity, dtype: DType) -> LabelledBatch:
+    """Pad graphs and labels to `capacity`; ghosts and absent labels have mask False, value and weight 0."""
+    n, g = capacity.nodes, capacity.graphs
+    arrays: dict[str, np.ndarray] = {"num_atoms": np.ones(g, dtype)}
+    shapes = {"energy": (g,), "forces": (n, 3), "stress": (g, 3, 3)}
+    for name, shape in shapes.items():
+        arrays[name] = np.zeros(shape, dtype)
+        arrays[f"{name}_weight"] = np.zeros(shape[0], dtype)
+        arrays[f"{name}_mask"] = np.zeros(shape[0], bool)
+    row = 0
+    for index, frame in enumerate(frames):
+        rows: dict[str, Any] = {"energy": index, "forces": slice(row, row + frame.num_atoms), "stress": index}
+        row += frame.num_atoms
+        arrays["num_atoms"][index] = frame.num_atoms
+        for name in LABELS:
+            label = getattr(frame, name)
+            if label is not None:
+                arrays[name][rows[name]] = label
+                arrays[f"{name}_weight"][rows[name]] = frame.weights[name]
+                arrays[f"{name}_mask"][rows[name]] = True
+    return LabelledBatch(graph=batch([frame.graph for frame in frames], capacity, dtype), **arrays)

@@ -1,0 +1,198 @@
+"""What a user can write under `training:`, with defaults that are those of the MACE command line."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from equijax.config.base import StrictModel
+from equijax.graph.batching import BatchBudget
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+LossKind = Literal["mse", "mae", "huber", "conditional_huber"]
+
+# mace-torch decays these weights and no others (its `interactions.*.linear.weight` and `products.*`).
+MACE_DECAY_GROUP = (r"interactions_\d+/linear/.*", r"products_\d+/.*")
+
+
+class OptimizerConfig(StrictModel):
+    """Adam with the weight decay inside the gradient (as torch.optim.Adam), or AdamW with it outside."""
+
+    name: Literal["adam", "adamw"] = "adam"
+    learning_rate: PositiveFloat = 0.01
+    """peak learning rate; schedules multiply it"""
+    amsgrad: bool = True
+    """keep the largest second moment (Reddi et al. 2018), as in mace-torch"""
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    epsilon: PositiveFloat = 1e-8
+    weight_decay: NonNegativeFloat = 0.0
+    """applies to the parameters named by decay_parameters only"""
+    decay_parameters: tuple[str, ...] = MACE_DECAY_GROUP
+    """regular expressions; a parameter decays when one matches its whole path, such as products_0/linear/0e"""
+
+
+class ConstantSchedule(StrictModel):
+    """The learning rate of the optimizer, all the way."""
+
+    name: Literal["constant"] = "constant"
+    warmup_steps: NonNegativeInt = 0
+    """steps over which the rate rises linearly from zero"""
+
+
+class PlateauSchedule(StrictModel):
+    """Lower the rate when the validation loss has stopped falling."""
+
+    name: Literal["plateau"] = "plateau"
+    factor: Fraction = 0.8
+    patience: NonNegativeInt = 50
+    """evaluations without improvement that are tolerated"""
+    threshold: NonNegativeFloat = 1e-4
+    """an improvement is a loss below best * (1 - threshold)"""
+    min_learning_rate: NonNegativeFloat = 0.0
+    warmup_steps: NonNegativeInt = 0
+
+
+class CosineSchedule(StrictModel):
+    """Half a cosine from the learning rate down to a fraction of it."""
+
+    name: Literal["cosine"] = "cosine"
+    epochs: PositiveInt | None = None
+    """length of the descent; null means max_epochs, which can then not be changed on resume"""
+    final_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01
+    warmup_steps: NonNegativeInt = 0
+
+
+class ExponentialSchedule(StrictModel):
+    """Multiply the rate by `decay` after each epoch."""
+
+    name: Literal["exponential"] = "exponential"
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.999
+    warmup_steps: NonNegativeInt = 0
+
+
+Schedule = Annotated[
+    ConstantSchedule | PlateauSchedule | CosineSchedule | ExponentialSchedule, Field(discriminator="name")
+]
+
+
+class LossTerm(StrictModel):
+    """One label's share of the loss: weight x the mean penalty over the labelled values of a batch."""
+
+    kind: LossKind = "mse"
+    """conditional_huber shrinks delta for large reference forces, as MACE's `universal` loss does"""
+    weight: NonNegativeFloat = 1.0
+    delta: PositiveFloat = 0.01
+    """where a Huber penalty turns from quadratic to linear, in the unit of the label"""
+
+
+class EnergyTerm(LossTerm):
+    """The energy's share; `per_atom` divides the error by the number of atoms first."""
+
+    per_atom: bool = True
+
+
+class LossConfig(StrictModel):
+    """Weights in units of 1/eV², Å²/eV², Å⁶/eV² for mse. A null term is left out."""
+
+    energy: EnergyTerm | None = EnergyTerm(weight=1.0)
+    forces: LossTerm | None = LossTerm(weight=100.0)
+    stress: LossTerm | None = None
+
+    @model_validator(mode="after")
+    def _is_sound(self) -> LossConfig:
+        for name in ("energy", "stress"):
+            term = getattr(self, name)
+            if term is not None and term.kind == "conditional_huber":
+                raise ValueError(f"{name}: conditional_huber is for forces; use huber")
+        if not self.active:
+            raise ValueError("all weights are zero")
+        return self
+
+    @property
+    def active(self) -> tuple[str, ...]:
+        """Names of the terms with a positive weight."""
+        terms = {"energy": self.energy, "forces": self.forces, "stress": self.stress}
+        return tuple(name for name, term in terms.items() if term is not None and term.weight > 0)
+
+
+class StageConfig(StrictModel):
+    """A later part of the training with its own loss and learning rate (MACE's stage two)."""
+
+    from_epoch: PositiveInt
+    """first epoch of the stage, counted from zero"""
+    learning_rate: PositiveFloat | None = None
+    """constant rate of the stage; null keeps the schedule running"""
+    loss: LossConfig | None = None
+    """null keeps the loss of the stage before"""
+
+
+class EarlyStopping(StrictModel):
+    """End a stage when the validation loss has not improved for `patience` evaluations."""
+
+    patience: PositiveInt = 100
+
+
+class SkipNonFinite(StrictModel):
+    """Leave out batches with a NaN or infinite loss or gradient, up to a number of them."""
+
+    skip: PositiveInt
+    """batches that may be left out in the whole run"""
+
+
+class TrainingConfig(StrictModel):
+    """How to fit the model."""
+
+    max_epochs: PositiveInt = 100
+    batch: BatchBudget = BatchBudget(max_structures=10)
+    valid_batch: BatchBudget | None = None
+    """budget for validation; null means the training budget"""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: Schedule = PlateauSchedule()
+    loss: LossConfig = LossConfig()
+    stages: tuple[StageConfig, ...] = ()
+    """later stages in ascending from_epoch"""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = 0.99
+    """moving average of the parameters that is evaluated and saved; null turns it off"""
+    clip_grad_norm: PositiveFloat | None = 10.0
+    """largest global norm of the gradient; null turns clipping off"""
+    early_stopping: EarlyStopping | None = None
+    evaluate_every: PositiveInt = 1
+    """epochs between validations; the last epoch of a stage is always validated"""
+    on_nan: Literal["stop"] | SkipNonFinite = "stop"
+    """`stop`, or {skip: N} to leave out up to N batches whose loss or gradient is not finite"""
+    max_compilations: PositiveInt = 4
+    """padded batch shapes to aim for; fewer shapes mean more padding"""
+    checkpoint_every_seconds: PositiveFloat | None = 120.0
+    checkpoint_every_steps: PositiveInt | None = None
+    keep_checkpoints: Annotated[int, Field(ge=2)] = 3
+    """checkpoints on disk; older ones are removed"""
+    log_every_steps: PositiveInt | None = None
+    """also write a training record every so many steps; null writes one per epoch"""
+    tensorboard: bool = False
+    """also write TensorBoard events (needs the extra `tensorboard`)"""
+
+    @model_validator(mode="after")
+    def _stages_ascend(self) -> TrainingConfig:
+        starts = [stage.from_epoch for stage in self.stages]
+        if starts != sorted(set(starts)):
+            raise ValueError(f"stages: from_epoch must ascend, got {starts}")
+        if starts and starts[-1] >= self.max_epochs:
+            raise ValueError(f"stages: from_epoch {starts[-1]} is never reached, max_epochs is {self.max_epochs}")
+        return self
+
+    def stage_loss(self, stage: int) -> LossConfig:
+        """The loss of stage 0 (before any of `stages`), 1, ..."""
+        losses = [self.loss, *(entry.loss for entry in self.stages[:stage])]
+        return [loss for loss in losses if loss is not None][-1]
+
+    def stage_learning_rate(self, stage: int) -> float | None:
+        """The constant rate of a stage, or None where the schedule runs."""
+        rates = [entry.learning_rate for entry in self.stages[:stage] if entry.learning_rate is not None]
+        return rates[-1] if rates else None
+
+    @property
+    def allowed_skips(self) -> int:
+        """How many non-finite batches may be left out."""
+        return 0 if self.on_nan == "stop" else self.on_nan.skip

@@ -1,0 +1,63 @@
+"""The report that is written when a loss, a gradient or a prediction is not finite."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from equijax.train.batches import LabelledFrame
+from equijax.train.config import LossConfig
+from equijax.train.loss import LabelledBatch
+from equijax.train.metrics_log import json_safe
+from equijax.train.optimizer import parameter_path
+from equijax.train.step import batch_loss
+from equijax.weights.atomic_file import write_atomically
+
+
+def module_norms(tree: Any) -> dict[str, float]:
+    """Norm of the leaves below each module, `{"interactions_0/linear": 0.3, ...}`; NaN where one leaf is NaN."""
+    squares: dict[str, float] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        module = "/".join(parameter_path(path).split("/")[:2])
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares[module] = squares.get(module, 0.0) + float(np.sum(np.asarray(leaf, np.float64) ** 2))
+    return {module: float(np.sqrt(square)) for module, square in squares.items()}
+
+
+def gradient_norms(
+    module: Any, loss: LossConfig, params: Any, batch: LabelledBatch, weights: dict[str, Any]
+) -> dict[str, float]:
+    """Norm of the loss gradient per module for one batch."""
+    gradient, _ = jax.jit(jax.grad(lambda p: batch_loss(module, loss, p, batch, weights), has_aux=True))(params)
+    return module_norms(gradient)
+
+
+def write_crash_report(directory: Path, frames: Sequence[LabelledFrame], report: dict[str, Any]) -> Path:
+    """`crash/report.json`, and the frames of the batch as `crash/frames.xyz` with their labels."""
+    import ase.io
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    directory.mkdir(parents=True, exist_ok=True)
+    named = [
+        {
+            "file": f.structure.file,
+            "frame": f.structure.frame,
+            "config_type": f.structure.info.get("config_type"),
+        }
+        for f in frames
+    ]
+    content = json.dumps(json_safe({**report, "frames": named}), indent=1, allow_nan=False)
+    path = write_atomically(directory / "report.json", content.encode())
+    images = []
+    for frame in frames:
+        atoms = frame.structure.to_ase()
+        labels = {k: np.asarray(v) for k, v in frame.structure.labels.items() if k in ("energy", "forces")}
+        atoms.calc = SinglePointCalculator(atoms, **labels)
+        images.append(atoms)
+    ase.io.write(directory / "frames.xyz", images, format="extxyz")
+    return path

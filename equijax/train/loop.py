@@ -1,0 +1,189 @@
+"""`train`: a run from an experiment to a model file, tests and a report, new or resumed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from equijax.errors import EquijaxError, EquijaxWarning, located
+from equijax.precision import precision
+from equijax.train.checkpoint import CheckpointStore
+from equijax.train.console import Display
+from equijax.train.evaluate import evaluate
+from equijax.train.interruption import StopSignals
+from equijax.train.metrics_log import MetricsLog, tensorboard_writer
+from equijax.train.optimizer import build_optimizer
+from equijax.train.progress import Progress
+from equijax.train.run_directory import RunDirectory, refuse_changed_data, refuse_changes
+from equijax.train.setup import (
+    TrainingTask,
+    best_potential,
+    build_task,
+    environment,
+    initial_parameters,
+    warn_of_other_environment,
+)
+from equijax.train.step import TrainState, initial_state
+from equijax.train.trainer import Trainer
+from equijax.weights.atomic_file import write_atomically
+from equijax.weights.model_file import save_potential
+
+
+def train(
+    experiment: Any,
+    output: str | Path,
+    resume: bool = False,
+    quiet: bool = False,
+    allow_changed_data: bool = False,
+) -> Path:
+    """Train `experiment` (an ExperimentConfig) in the run directory `output`; returns the model file.
+
+    With `resume` the run continues from its newest sound checkpoint, bit for bit as if it had not stopped, or
+    begins when there is none. Raises EquijaxError for a directory that holds a run (without `resume`) or is in
+    use, for a changed configuration or changed dataset files, for unusable data, and for losses that are not
+    finite; raises TrainingInterrupted (SystemExit 130 or 143) after saving on SIGINT, SIGTERM or SIGUSR1.
+    """
+    directory = RunDirectory(output)
+    if directory.holds_a_run() and not resume:
+        raise located("already holds a run", file=directory.path, fix="add --resume, or choose another --output")
+    if experiment.training.tensorboard:
+        tensorboard_writer(directory.path / "tensorboard", 0).close()
+    with directory.locked():
+        run_task(build_task(experiment), directory, quiet, allow_changed_data)
+    return directory.model
+
+
+def run_task(
+    task: TrainingTask, directory: RunDirectory, quiet: bool = False, allow_changed_data: bool = False
+) -> None:
+    """Run a task to its end in a directory that the caller has locked, from its checkpoint if it has one."""
+    directory.remove_leftovers()
+    display = Display(task.training.max_epochs, quiet)
+    with precision(task.dtype):
+        state, best, progress = start_or_restore(task, directory, display, allow_changed_data)
+        directory.write_config(task.config)
+        write_summary(task, directory)
+        writer = None
+        if task.training.tensorboard:
+            writer = tensorboard_writer(directory.path / "tensorboard", progress.step)
+        log = MetricsLog(directory.metrics, progress.records, writer)
+        with contextlib.closing(log), display:
+            trainer = Trainer(task, directory, state, best, progress, log, display)
+            describe(task, trainer, display)
+            with StopSignals() as signals:
+                trainer.run(signals)
+            finish(task, directory, trainer, display)
+
+
+def start_or_restore(
+    task: TrainingTask, directory: RunDirectory, display: Display, allow_changed_data: bool
+) -> tuple[TrainState, Any, Progress]:
+    """(state, best parameters, progress) of the newest checkpoint, or of a run that has not begun."""
+    params = initial_parameters(task)
+    optimizer = build_optimizer(task.training.optimizer, params)
+    state = initial_state(params, optimizer, task.training.ema_decay)
+    best = jax.tree.map(np.array, jax.device_get(params))
+    store = CheckpointStore(directory.checkpoints, task.training.keep_checkpoints)
+    store.remove_unfinished()
+    # Compared before the arrays are read: "batch: 8 -> 16" says more than a difference of shapes.
+    known = store.newest_progress()
+    if known is not None:
+        for line in refuse_changes(known["config"], task.config, directory.path):
+            display.message(f"changed since the run began: {line}")
+        if not allow_changed_data:
+            refuse_changed_data(known["fingerprints"], task.fingerprints, directory.path)
+        warn_of_other_environment(known["environment"], environment())
+    restored = store.restore({"state": state, "best": best})
+    if restored is None:
+        return state, best, Progress(seed=task.seed)
+    step, tree, saved = restored
+    progress = Progress.from_json(saved["progress"])
+    display.message(f"resuming {directory.path} from step {step}, epoch {progress.epoch}")
+    return jax.tree.map(jax.numpy.array, tree["state"]), tree["best"], progress
+
+
+def describe(task: TrainingTask, trainer: Trainer, display: Display) -> None:
+    """A few lines about what is about to run."""
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(trainer.state.params))
+    shapes = task.train.capacities
+    largest = shapes[-1]
+    display.message(
+        f"{len(task.train.frames)} training and {len(task.valid.frames)} validation frames; "
+        f"{parameters} parameters; {task.dtype} on {jax.default_backend()}"
+    )
+    display.message(
+        f"{len(task.train.plan(0))} batches per epoch in {len(shapes)} padded "
+        f"shape{'s' if len(shapes) > 1 else ''} (largest {largest.nodes} atoms x {largest.neighbors} neighbours)"
+    )
+
+
+def write_summary(task: TrainingTask, directory: RunDirectory) -> None:
+    """`data_summary.json`: sizes, elements, label coverage, and the statistics that the model was built with."""
+    from ase.data import chemical_symbols
+
+    from equijax.train.batches import label_counts
+
+    statistics = task.statistics
+    symbols = [chemical_symbols[z] for z in statistics.atomic_numbers]
+    summary = {
+        "sets": {
+            "train": {"frames": len(task.train.frames), "labels": label_counts(task.train.frames)},
+            "valid": {"frames": len(task.valid.frames), "labels": label_counts(task.valid.frames)},
+            **{name: {"frames": len(structures)} for name, structures in task.test.items()},
+        },
+        "elements": symbols,
+        "atomic_energies": {s: task.atomic_energies[z] for s, z in zip(symbols, statistics.atomic_numbers)},
+        "avg_num_neighbors": statistics.avg_num_neighbors,
+        "scale": statistics.scale,
+        "shift": statistics.shift,
+        "fingerprints": task.fingerprints,
+    }
+    write_atomically(directory.path / "data_summary.json", json.dumps(summary, indent=1).encode())
+
+
+def finish(task: TrainingTask, directory: RunDirectory, trainer: Trainer, display: Display) -> None:
+    """Write the model, its errors on validation and test sets, predictions, and the report."""
+    from equijax.report.predictions import save_predictions
+
+    potential = best_potential(task, trainer.best, trainer.progress)
+    save_potential(potential, directory.model)
+    sets = {"valid": [frame.structure for frame in task.valid.frames], **task.test}
+    metrics = {}
+    for name, structures in sets.items():
+        result = evaluate(potential, structures)
+        save_predictions(directory.predictions(name), result.structures, result.predictions)
+        metrics[name] = result.metrics
+        display.message(f"{name}: {one_line(result.metrics)}")
+    write_atomically(directory.test_metrics, json.dumps(metrics, indent=1, allow_nan=False).encode())
+    counts = ", ".join(f"{name} {count}" for name, count in sorted(trainer.counter.by_name.items()))
+    trainer.event("finished", f"best epoch {trainer.progress.best_epoch}; compilations: {counts}")
+    write_report(directory, display)
+
+
+def one_line(metrics: dict[str, Any]) -> str:
+    """`20 frames, energy RMSE 1.23 meV/atom, forces RMSE 45.6 meV/Å`."""
+    parts = [f"{metrics['n_structures']} frames"]
+    if "energy" in metrics:
+        parts.append(f"energy RMSE {1000 * metrics['energy']['rmse_per_atom']:.3g} meV/atom")
+    for name, unit in (("forces", "meV/Å"), ("stress", "meV/Å³")):
+        if name in metrics:
+            parts.append(f"{name} RMSE {1000 * metrics[name]['rmse']:.3g} {unit}")
+    return ", ".join(parts)
+
+
+def write_report(directory: RunDirectory, display: Display) -> None:
+    """`report.html`. A picture that cannot be drawn must not spoil a finished training: it becomes a warning."""
+    from equijax.report import write_report as write
+
+    try:
+        write(directory.path)
+    except (EquijaxError, OSError) as error:
+        warnings.warn(f"the report could not be written: {error}", EquijaxWarning, stacklevel=2)
+        return
+    display.message(f"model: {directory.model}  report: {directory.report}")

@@ -1,0 +1,237 @@
+"""From an experiment to what stays fixed while it trains: data, model, batches, and the run's identity."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import warnings
+from typing import Any
+
+import jax
+import numpy as np
+
+from equijax.errors import EquijaxError, EquijaxWarning
+from equijax.graph.atom_graph import edge_vectors
+from equijax.models.contract import ModelStatistics
+from equijax.potential.potential import Potential
+from equijax.precision import DType
+from equijax.structure import Structure
+from equijax.train.batches import LABELS, BatchSource, LabelledFrame, label_counts, labelled_frame
+from equijax.train.config import EnergyTerm, LossConfig, LossTerm, TrainingConfig
+from equijax.train.progress import Progress
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingTask:
+    """Everything a run needs that training does not change.
+
+    `observed` names the labels that training frames have; `config` is the resolved experiment as plain data,
+    `fingerprints` maps each dataset file to its sha256.
+    """
+
+    seed: int
+    dtype: DType
+    training: TrainingConfig
+    model_config: Any
+    module: Any
+    statistics: ModelStatistics
+    atomic_energies: dict[int, float]
+    train: BatchSource
+    valid: BatchSource
+    test: dict[str, list[Structure]]
+    observed: tuple[str, ...]
+    config: dict[str, Any]
+    fingerprints: dict[str, str]
+
+
+def build_task(experiment: Any) -> TrainingTask:
+    """Read the data of an ExperimentConfig, check that it can train the model, and build all graphs."""
+    from equijax.datasets import load_dataset
+
+    return task_from_dataset(experiment, load_dataset(experiment.dataset))
+
+
+def task_from_dataset(experiment: Any, dataset: Any) -> TrainingTask:
+    """The task of training `experiment` on a dataset that has been read.
+
+    Raises EquijaxError for data without usable labels, without neighbours, or without validation frames.
+    """
+    training: TrainingConfig = experiment.training
+    for name in ("train", "valid"):
+        if not getattr(dataset, name):
+            raise EquijaxError(f"dataset.{name}: there are no frames; training needs at least one")
+    elements = tuple(sorted({int(z) for s in dataset.train for z in np.unique(s.atomic_numbers)}))
+    atomic_energies = {int(z): float(energy) for z, energy in dataset.atomic_energies.items()}
+
+    def frames(structures: list[Structure]) -> list[LabelledFrame]:
+        return [labelled_frame(s, experiment.model.cutoff, elements, atomic_energies) for s in structures]
+
+    train, valid = frames(dataset.train), frames(dataset.valid)
+    observed = observed_labels(training, train, valid)
+    statistics = model_statistics(train, elements)
+
+    def source(part: list[LabelledFrame], shuffle: bool) -> BatchSource:
+        budget = training.batch if shuffle else training.valid_batch or training.batch
+        return BatchSource(part, budget, experiment.seed, shuffle, experiment.dtype, training.max_compilations)
+
+    return TrainingTask(
+        seed=experiment.seed,
+        dtype=experiment.dtype,
+        training=training,
+        model_config=experiment.model,
+        module=experiment.model.build(statistics),
+        statistics=statistics,
+        atomic_energies=atomic_energies,
+        train=source(train, shuffle=True),
+        valid=source(valid, shuffle=False),
+        test={name: list(structures) for name, structures in dataset.test.items()},
+        observed=observed,
+        config=experiment.model_dump(mode="json"),
+        fingerprints={str(file): str(digest) for file, digest in dataset.fingerprints.items()},
+    )
+
+
+def observed_labels(
+    training: TrainingConfig, train: list[LabelledFrame], valid: list[LabelledFrame]
+) -> tuple[str, ...]:
+    """Labels that occur in the training frames; refuses a loss that would have nothing to learn from."""
+    counts = {"training": label_counts(train), "validation": label_counts(valid)}
+    observed = tuple(name for name in LABELS if counts["training"][name])
+    for stage in range(len(training.stages) + 1):
+        active = training.stage_loss(stage).active
+        for name, has in counts.items():
+            if not any(has[label] for label in active):
+                raise EquijaxError(
+                    f"training.loss: has weights for {', '.join(active)} and no {name} frame has such a label; "
+                    f"found: {', '.join(label for label in LABELS if has[label]) or 'no labels at all'}"
+                )
+    for name in training.loss.active:
+        if name not in observed:
+            warnings.warn(
+                f"training.loss.{name} has a weight and no training frame has {name}: it contributes nothing",
+                EquijaxWarning,
+                stacklevel=2,
+            )
+    for name in observed:
+        if name not in training.loss.active and name != "stress":
+            warnings.warn(
+                f"the training frames have {name} and training.loss gives it no weight",
+                EquijaxWarning,
+                stacklevel=2,
+            )
+    return observed
+
+
+def model_statistics(train: list[LabelledFrame], elements: tuple[int, ...]) -> ModelStatistics:
+    """Neighbour count, scale and shift of the model from the training frames.
+
+    Neighbours: the mean over atoms that have any. Scale: the root mean square force component in eV/Å, or
+    without forces the spread of the interaction energy per atom in eV. Shift: the mean interaction energy per
+    atom in eV. A scale without a spread to measure becomes 1, with a warning.
+    """
+    degrees = np.concatenate([frame.graph.degree for frame in train])
+    if not (degrees > 0).any():
+        raise EquijaxError(
+            "the average number of neighbours in the training frames is 0: no atom has another within the cutoff; "
+            "expected a larger model.cutoff, or positions in Å"
+        )
+    energies = np.array([f.energy / f.num_atoms for f in train if f.energy is not None])
+    forces = [f.forces.ravel() for f in train if f.forces is not None]
+    shift = float(energies.mean()) if len(energies) else 0.0
+    if forces:
+        scale = float(np.sqrt(np.mean(np.concatenate(forces) ** 2)))
+    else:
+        scale = float(energies.std()) if len(energies) else 0.0
+    if not scale > 1e-8:
+        warnings.warn(
+            "the training labels do not vary (one frame, or equal values), so the model's energy scale is set to 1 eV",
+            EquijaxWarning,
+            stacklevel=2,
+        )
+        scale = 1.0
+    return ModelStatistics(
+        atomic_numbers=elements,
+        avg_num_neighbors=float(degrees[degrees > 0].mean()),
+        scale=scale,
+        shift=shift,
+    )
+
+
+def best_potential(task: TrainingTask, params: Any, progress: Progress) -> Potential:
+    """The parameters with the lowest validation loss, and where they come from."""
+    return Potential(
+        model_config=task.model_config,
+        statistics=task.statistics,
+        atomic_energies={z: task.atomic_energies[z] for z in task.statistics.atomic_numbers},
+        params=params,
+        dtype=task.dtype,
+        metadata={
+            "training": {
+                "best_epoch": progress.best_epoch,
+                "best_validation_loss": progress.best_loss,
+                "epochs": progress.epoch,
+                "steps": progress.step,
+                "training_frames": len(task.train.frames),
+                "seed": task.seed,
+                "fingerprints": task.fingerprints,
+            }
+        },
+    )
+
+
+def initial_parameters(task: TrainingTask) -> Any:
+    """Random parameters from the seed, in the precision of the run. Call it inside `precision(task.dtype)`."""
+    graph = task.train.assemble(task.train.plan(0)[0]).graph
+
+    def init(key: Any) -> Any:
+        params = task.module.init(key, graph, edge_vectors(graph))["params"]
+        return jax.tree.map(lambda leaf: leaf.astype(task.dtype), params)
+
+    return jax.jit(init)(jax.random.key(task.seed))
+
+
+def computed_loss(loss: LossConfig, observed: tuple[str, ...]) -> LossConfig:
+    """`loss` for compilation: unit weights, terms without labels left out.
+
+    Stages that differ in weights alone are then equal here and share one compilation.
+    """
+    terms: dict[str, LossTerm | None] = {}
+    for name in LABELS:
+        term = getattr(loss, name)
+        active = name in loss.active and name in observed
+        terms[name] = term.model_copy(update={"weight": 1.0}) if active else None
+    return LossConfig(**terms)  # type: ignore[arg-type]
+
+
+def measured_loss(loss: LossConfig, observed: tuple[str, ...]) -> LossConfig:
+    """`computed_loss` with the labels that are not trained on added, so that validation reports them."""
+    terms = {name: getattr(computed_loss(loss, observed), name) for name in LABELS}
+    missing: dict[str, LossTerm] = {"energy": EnergyTerm(), "forces": LossTerm(), "stress": LossTerm()}
+    terms |= {name: missing[name] for name in observed if terms[name] is None}
+    return LossConfig(**terms)
+
+
+def environment() -> dict[str, Any]:
+    """Versions and hardware that decide whether a continuation has the same bits."""
+    from importlib.metadata import version
+
+    packages = ("equijax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    return {
+        "versions": {name: version(name) for name in packages},
+        "backend": jax.default_backend(),
+        "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+    }
+
+
+def warn_of_other_environment(stored: dict[str, Any], current: dict[str, Any]) -> None:
+    """Warn when a resumed run will not have the same bits: other versions, backend or number of cores."""
+    old = {**stored["versions"], "backend": stored["backend"], "CPU cores": stored["cpu_count"]}
+    new = {**current["versions"], "backend": current["backend"], "CPU cores": current["cpu_count"]}
+    changed = [f"{name} {old.get(name)} -> {new[name]}" for name in new if old.get(name) != new[name]]
+    if changed:
+        warnings.warn(
+            f"resuming in another environment ({', '.join(changed)}): the run continues, but not bit for bit "
+            "as it would have",
+            EquijaxWarning,
+            stacklevel=2,
+        )

@@ -1,0 +1,114 @@
+"""One optimiser step and one evaluation of a padded batch, as compiled functions of data only."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from equijax.graph.padding import CompileCounter
+from equijax.potential.derivatives import Prediction, energy_and_derivatives
+from equijax.train.config import LossConfig, TrainingConfig
+from equijax.train.ema import update_average
+from equijax.train.loss import LabelledBatch, loss_sums, total_loss
+from equijax.train.optimizer import clip_by_norm, global_norm
+
+Params = Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """What a step changes. `average` is None without EMA; `skipped` counts non-finite batches (int32)."""
+
+    params: Params
+    opt_state: Any
+    average: Params | None
+    updates: jax.Array
+    skipped: jax.Array
+
+    @property
+    def evaluated(self) -> Params:
+        """The parameters that are validated and saved: the moving average where there is one."""
+        return self.params if self.average is None else self.average
+
+
+def initial_state(params: Params, optimizer: optax.GradientTransformation, ema_decay: float | None) -> TrainState:
+    """State before the first step. The average starts as a copy: donated buffers must not be shared."""
+    return TrainState(
+        params=params,
+        opt_state=optimizer.init(params),
+        average=None if ema_decay is None else jax.tree.map(jnp.copy, params),
+        updates=jnp.zeros((), jnp.int32),
+        skipped=jnp.zeros((), jnp.int32),
+    )
+
+
+def batch_loss(
+    module: Any, loss: LossConfig, params: Params, batch: LabelledBatch, weights: dict[str, Any]
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Loss of a batch, and the sums it is made of."""
+    sums = loss_sums(energy_and_derivatives(module, params, batch.graph), batch, loss)
+    return total_loss(sums, weights), sums
+
+
+def build_train_step(
+    module: Any,
+    optimizer: optax.GradientTransformation,
+    training: TrainingConfig,
+    loss: LossConfig,
+    counter: CompileCounter,
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """Compile `(state, batch, learning_rate, weights) -> (state, metrics)`; the state's buffers are donated.
+
+    When the loss or the gradient is not finite the update is left out and `skipped` grows by one; once it has
+    exceeded `training.allowed_skips` every further update is left out too, so that the state still is the one
+    that met the bad batch when the host, a step or two later, reads `metrics["finite"]`.
+    `counter` counts compiled shapes.
+    """
+
+    def step(state: TrainState, batch: LabelledBatch, learning_rate: Any, weights: dict[str, Any]) -> Any:
+        value_and_grad = jax.value_and_grad(batch_loss, argnums=2, has_aux=True)
+        (value, sums), gradient = value_and_grad(module, loss, state.params, batch, weights)
+        norm = global_norm(gradient)
+        finite = jnp.isfinite(value) & jnp.isfinite(norm)
+        apply = finite & (state.skipped <= training.allowed_skips)
+
+        clipped = clip_by_norm(gradient, norm, training.clip_grad_norm)
+        direction, opt_state = optimizer.update(clipped, state.opt_state, state.params)
+        params = jax.tree.map(lambda p, d: p - learning_rate.astype(p.dtype) * d, state.params, direction)
+        updates = state.updates + 1
+        average = state.average
+        if average is not None and training.ema_decay is not None:
+            average = update_average(average, params, updates, training.ema_decay)
+
+        moved = (params, opt_state, average, updates)
+        stayed = (state.params, state.opt_state, state.average, state.updates)
+        params, opt_state, average, updates = jax.tree.map(lambda new, old: jnp.where(apply, new, old), moved, stayed)
+        skipped = state.skipped + (~finite).astype(jnp.int32)
+        metrics = {**sums, "loss": value, "grad_norm": norm, "finite": finite}
+        return TrainState(params, opt_state, average, updates, skipped), metrics
+
+    return jax.jit(counter.wrap(step), donate_argnums=0)
+
+
+def build_evaluation_step(
+    module: Any, loss: LossConfig, counter: CompileCounter
+) -> Callable[[Params, LabelledBatch], dict[str, jax.Array]]:
+    """Compile `(params, batch) -> sums` with `finite_graphs` [G]: False where a prediction is NaN or infinite."""
+
+    def evaluate(params: Params, batch: LabelledBatch) -> dict[str, jax.Array]:
+        prediction = energy_and_derivatives(module, params, batch.graph)
+        return {**loss_sums(prediction, batch, loss), "finite_graphs": _finite(prediction, batch)}
+
+    return jax.jit(counter.wrap(evaluate))
+
+
+def _finite(prediction: Prediction, batch: LabelledBatch) -> jax.Array:
+    bad_nodes = (~jnp.isfinite(prediction.forces)).any(-1) & batch.graph.node_mask
+    bad = jnp.zeros_like(batch.graph.graph_mask, dtype=jnp.int32).at[batch.graph.node_graph].add(bad_nodes)
+    return jnp.isfinite(prediction.energy) & (bad == 0)
