@@ -31,9 +31,7 @@ class StrictModel(pydantic.BaseModel):
     under a field is its description: the JSON schema and `equijax template` show it.
     """
 
-    model_config = pydantic.ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: pydantic.GetCoreSchemaHandler) -> CoreSchema:

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from equijax.config.base import StrictModel, alternatives
+from equijax.config.base import alternatives
 from equijax.errors import EquijaxError, did_you_mean, located
 
 MAX_BYTES = 1_000_000
@@ -83,9 +83,7 @@ def parse_value(text: str) -> Any:
     return parse_yaml(f"value: {text}", "--set")[0]["value"]
 
 
-def apply_overrides(
-    data: dict[str, Any], lines: LineMap, overrides: Sequence[str]
-) -> tuple[dict[str, Any], LineMap]:
+def apply_overrides(data: dict[str, Any], lines: LineMap, overrides: Sequence[str]) -> tuple[dict[str, Any], LineMap]:
     """`data` with `key.path=value` assignments applied; numbers in a path index lists."""
     data, lines = _copy(data), dict(lines)
     for override in overrides:
@@ -153,9 +151,7 @@ class _Problem:
         self.known = sorted({name for cls in classes for name in cls.model_fields})
 
     def message(self, file: str, lines: LineMap) -> str:
-        line = next(
-            (lines[self.path[:n]] for n in range(len(self.path), -1, -1) if self.path[:n] in lines), None
-        )
+        line = next((lines[self.path[:n]] for n in range(len(self.path), -1, -1) if self.path[:n] in lines), None)
         place = file if line is None else ("--set" if line == COMMAND_LINE else f"{file}:{line}")
         key = ".".join(str(part) for part in self.path) or None
         kind, text = self.detail["type"], str(self.detail["msg"])
@@ -173,31 +169,25 @@ class _Problem:
             if tag is None:
                 return str(located(f"needs the key '{field}'", file=place, key=key, fix=_known(expected)))
             wrong = f"unknown {field} '{tag}'"
-            return str(
-                located(wrong, file=place, key=key, fix=did_you_mean(str(tag), filter(None, expected)))
-            )
+            return str(located(wrong, file=place, key=key, fix=did_you_mean(str(tag), filter(None, expected))))
         if kind == "literal_error" and isinstance(given, str):
-            choices = [
-                choice.strip("' ")
-                for choice in self.detail["ctx"]["expected"].replace(" or ", ",").split(",")
-            ]
+            choices = [choice.strip("' ") for choice in self.detail["ctx"]["expected"].replace(" or ", ",").split(",")]
             fix = did_you_mean(given, choices)
-            return str(
-                located(
-                    f"got '{given}'", file=place, key=key, expected=self.detail["ctx"]["expected"], fix=fix
-                )
-            )
+            return str(located(f"got '{given}'", file=place, key=key, expected=self.detail["ctx"]["expected"], fix=fix))
         if text.startswith("Input should be "):
             expected_text = text.removeprefix("Input should be ")
             for formal, plain in _PLAIN.items():
                 expected_text = expected_text.replace(formal, plain)
             return str(located(f"got {_shown(given)}", file=place, key=key, expected=expected_text))
+        # A check over several fields blames the record; when its text starts with a field, that is the place.
+        first = text.split(maxsplit=1)[0].rstrip(":") if text else ""
+        if first in self.known and (*self.path, first) in lines:
+            line = lines[(*self.path, first)]
+            place = "--set" if line == COMMAND_LINE else f"{file}:{line}"
         return str(located(text, file=place, key=key))
 
 
-def _classes_below(
-    classes: Sequence[type[pydantic.BaseModel]], key: Any, value: Any
-) -> list[type[pydantic.BaseModel]]:
+def _classes_below(classes: Sequence[type[pydantic.BaseModel]], key: Any, value: Any) -> list[type[pydantic.BaseModel]]:
     """The record classes that `key` may hold; a `name` in `value` picks the member of a union."""
     found: list[type[pydantic.BaseModel]] = []
     for cls in classes:
@@ -222,9 +212,7 @@ def _classes_in(annotation: Any) -> list[type[pydantic.BaseModel]]:
 
 def _closest(name: str, known: Sequence[str]) -> str:
     """Like `did_you_mean`, and initials count as well: `lr` and `lrr` mean `learning_rate`."""
-    initials = {
-        "".join(word[0] for word in choice.split("_") if word): choice for choice in known if "_" in choice
-    }
+    initials = {"".join(word[0] for word in choice.split("_") if word): choice for choice in known if "_" in choice}
     hint = did_you_mean(name, known)
     if hint.startswith("known"):
         short = did_you_mean(name, initials)
@@ -281,9 +269,7 @@ def _construct(node: Node, path: KeyPath, lines: LineMap, file: str, yaml: YAML)
         for key_node, value_node in node.value:
             key_place = f"{file}:{key_node.start_mark.line + 1}"
             if str(key_node.tag) == f"{_TAG}merge":
-                raise located(
-                    "merge keys (<<) are not part of YAML 1.2", file=key_place, fix="write the keys out"
-                )
+                raise located("merge keys (<<) are not part of YAML 1.2", file=key_place, fix="write the keys out")
             if not isinstance(key_node, ScalarNode):
                 raise located("a key must be a word or a number", file=key_place)
             key = _construct(key_node, (*path, "<key>"), {}, file, yaml)
@@ -308,4 +294,11 @@ def _construct(node: Node, path: KeyPath, lines: LineMap, file: str, yaml: YAML)
     )
 
 
-__all__ = ["LineMap", "StrictModel", "apply_overrides", "load_yaml", "parse_value", "parse_yaml", "validate"]
+def dump_yaml(data: Mapping[str, Any]) -> str:
+    """Plain data as YAML 1.2, in its own order; `load_yaml` reads back the same data."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    text = io.StringIO()
+    yaml.dump(dict(data), text)
+    return text.getvalue()

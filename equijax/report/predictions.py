@@ -1,10 +1,9 @@
-"""Reference and predicted labels of one test set, in a file that the report reads: `predictions_<set>.npz`."""
+"""Reference and predicted labels of one test set, in a file that the report reads."""
 
 from __future__ import annotations
 
 import dataclasses
 import io
-import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,16 +13,17 @@ import numpy as np
 
 from equijax.errors import located
 from equijax.structure import Structure
+from equijax.weights.atomic_file import write_atomically
 
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """Labels and predictions of `S` structures with `N` atoms in all, in eV and Å; NaN where there is no label.
+    """Labels and predictions of `S` structures with `N` atoms in all, eV and Å; NaN where there is no label.
 
     `energy_true`, `energy_pred` [S]; `forces_true`, `forces_pred` [N, 3]; `stress_true`, `stress_pred`
     [S, 3, 3] (ASE's sign); `num_atoms` [S]; `atomic_numbers` [N]; `frame_of_atom` [N], index into the
-    structures; `positions` [N, 3]; `cell` [S, 3, 3]; `pbc` [S, 3]; `config_type`, `file` [S] text, empty when
-    unknown; `frame` [S], 0-based in `file`, -1 when unknown.
+    structures; `positions` [N, 3]; `cell` [S, 3, 3]; `pbc` [S, 3]; `config_type`, `source` (file name) [S] text, empty when
+    unknown; `frame` [S], 0-based in it, -1 when unknown.
     """
 
     energy_true: np.ndarray
@@ -39,7 +39,7 @@ class Predictions:
     cell: np.ndarray
     pbc: np.ndarray
     config_type: np.ndarray
-    file: np.ndarray
+    source: np.ndarray
     frame: np.ndarray
 
     def __len__(self) -> int:
@@ -49,10 +49,8 @@ class Predictions:
 FIELDS = tuple(field.name for field in dataclasses.fields(Predictions))
 
 
-def collect_predictions(
-    structures: Sequence[Structure], results: Sequence[Mapping[str, np.ndarray]]
-) -> Predictions:
-    """Put labels (`structure.labels`) and results (`energy`, `forces`, `stress` per structure) side by side."""
+def collect_predictions(structures: Sequence[Structure], results: Sequence[Mapping[str, np.ndarray]]) -> Predictions:
+    """Put labels and results (`energy`, `forces`, `stress` per structure) side by side."""
     if len(structures) != len(results):
         raise ValueError(f"{len(structures)} structures but {len(results)} results")
     missing = {"energy": np.full((), np.nan), "stress": np.full((3, 3), np.nan)}
@@ -78,15 +76,13 @@ def collect_predictions(
         stress_true=stack("stress", labels),
         stress_pred=stack("stress", results),
         num_atoms=num_atoms,
-        atomic_numbers=np.concatenate(
-            [np.asarray(s.atomic_numbers) for s in structures] or [np.zeros(0, int)]
-        ),
+        atomic_numbers=np.concatenate([np.asarray(s.atomic_numbers) for s in structures] or [np.zeros(0, int)]),
         frame_of_atom=np.repeat(np.arange(len(structures)), num_atoms),
         positions=np.concatenate([np.asarray(s.positions) for s in structures] or [np.zeros((0, 3))]),
         cell=np.array([s.cell for s in structures], dtype=np.float64).reshape(-1, 3, 3),
         pbc=np.array([s.pbc for s in structures], dtype=bool).reshape(-1, 3),
         config_type=np.array([str(s.info.get("config_type", "")) for s in structures], dtype=np.str_),
-        file=np.array([s.file or "" for s in structures], dtype=np.str_),
+        source=np.array([s.file or "" for s in structures], dtype=np.str_),
         frame=np.array([-1 if s.frame is None else s.frame for s in structures], dtype=np.int64),
     )
 
@@ -94,15 +90,11 @@ def collect_predictions(
 def save_predictions(
     path: str | Path, structures: Sequence[Structure], results: Sequence[Mapping[str, np.ndarray]]
 ) -> Path:
-    """Write `collect_predictions(structures, results)` to `path` (.npz); the file is complete or not there."""
-    path = Path(path)
+    """Write `collect_predictions(structures, results)` to a .npz; the file is complete or not there."""
     buffer = io.BytesIO()
     predictions = collect_predictions(structures, results)
     np.savez_compressed(buffer, **{name: getattr(predictions, name) for name in FIELDS})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(buffer.getvalue())
-    os.replace(temporary, path)
-    return path
+    return write_atomically(path, buffer.getvalue())
 
 
 def load_predictions(path: str | Path) -> Predictions:
@@ -111,9 +103,7 @@ def load_predictions(path: str | Path) -> Predictions:
         with np.load(path) as archive:
             arrays = {name: archive[name] for name in FIELDS}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise located(
-            "is not a readable predictions file", file=path, expected="`equijax evaluate`'s"
-        ) from error
+        raise located("is not a readable predictions file", file=path, expected="`equijax evaluate`'s") from error
     lengths = {len(arrays[name]) for name in ("energy_true", "energy_pred", "num_atoms", "cell", "frame")}
     atoms = {len(arrays[name]) for name in ("forces_true", "forces_pred", "atomic_numbers", "frame_of_atom")}
     if len(lengths) != 1 or atoms != {int(arrays["num_atoms"].sum())}:

@@ -56,9 +56,7 @@ def read_run(directory: str | Path) -> RunFiles:
     """Read a run directory. Raises only when there is nothing of a run in it."""
     directory = Path(directory)
     if not directory.is_dir():
-        raise located(
-            "is not a directory", file=directory, expected="the output directory of `equijax train`"
-        )
+        raise located("is not a directory", file=directory, expected="the output directory of `equijax train`")
     notes: list[str] = []
     predictions = {}
     for path in sorted(directory.glob("predictions_*.npz")):
