@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any, NamedTuple
 
@@ -55,20 +56,25 @@ def scale_by_adam(beta1: float, beta2: float, epsilon: float, amsgrad: bool) -> 
 
     def update(gradient: Params, state: AdamState, params: Params | None = None) -> tuple[Params, AdamState]:
         del params
-        count = state.updates + 1
+        updates = state.updates + 1
         first = jax.tree.map(lambda m, g: beta1 * m + (1 - beta1) * g, state.first, gradient)
         second = jax.tree.map(lambda v, g: beta2 * v + (1 - beta2) * g * g, state.second, gradient)
         largest = jax.tree.map(jnp.maximum, state.largest, second) if amsgrad else ()
-        correction1 = 1 - beta1 ** count.astype(jnp.float32)
-        correction2 = 1 - beta2 ** count.astype(jnp.float32)
 
         def direction(m: jax.Array, v: jax.Array) -> jax.Array:
-            root = jnp.sqrt(v / correction2.astype(v.dtype))
-            return (m / correction1.astype(m.dtype)) / (root + epsilon)
+            n = updates.astype(m.dtype)
+            return (m / bias_correction(beta1, n)) / (jnp.sqrt(v / bias_correction(beta2, n)) + epsilon)
 
-        return jax.tree.map(direction, first, largest if amsgrad else second), AdamState(count, first, second, largest)
+        return jax.tree.map(direction, first, largest if amsgrad else second), AdamState(
+            updates, first, second, largest
+        )
 
     return optax.GradientTransformation(init, update)
+
+
+def bias_correction(beta: float, updates: jax.Array) -> jax.Array:
+    """1 - beta^n without the cancellation that float32 would suffer for beta = 0.999 and small n."""
+    return -jnp.expm1(updates * math.log(beta)) if beta > 0 else jnp.ones_like(updates)
 
 
 def build_optimizer(config: OptimizerConfig, params: Params) -> optax.GradientTransformation:

@@ -1,4 +1,4 @@
-"""Small, quick training runs: molecules with a pair potential for labels, a toy model, a run in this or another process.
+"""Small, quick training runs: molecules with pair potentials for labels, a toy model, this or another process.
 
 `python -m tests.train.toy_training DIRECTORY '{"training": {...}}'` trains (or resumes) there and prints a digest.
 """
