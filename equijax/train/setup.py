@@ -48,7 +48,7 @@ def build_task(experiment: Any) -> TrainingTask:
     """Read the data of an ExperimentConfig, check that it can train the model, and build all graphs."""
     from equijax.datasets import load_dataset
 
-    return task_from_dataset(experiment, load_dataset(experiment.dataset))
+    return task_from_dataset(experiment, load_dataset(experiment.dataset, seed=experiment.seed))
 
 
 def task_from_dataset(experiment: Any, dataset: Any) -> TrainingTask:
