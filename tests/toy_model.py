@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pydantic
-from equijax.models.contract import ModelStatistics, NodeOutputs
 
+from equijax.models.contract import ModelStatistics, NodeOutputs
 from equijax.potential.potential import Potential, parameter_shapes
 
 

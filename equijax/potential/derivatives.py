@@ -42,9 +42,7 @@ def sum_over_graphs(per_node: jax.Array, graph: AtomGraph) -> jax.Array:
     return jax.ops.segment_sum(per_node, graph.node_graph, graph.num_graphs, indices_are_sorted=True)
 
 
-def interaction_energy(
-    apply: Apply, params: Params, graph: AtomGraph, vectors: jax.Array | None = None
-) -> jax.Array:
+def interaction_energy(apply: Apply, params: Params, graph: AtomGraph, vectors: jax.Array | None = None) -> jax.Array:
     """Energy [G] in eV of each graph without the isolated atoms; `vectors` default to the positions' own."""
     outputs = apply({"params": params}, graph, edge_vectors(graph) if vectors is None else vectors)
     return sum_over_graphs(jnp.where(graph.node_mask, outputs.node_energies, 0), graph)

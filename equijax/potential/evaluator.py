@@ -11,7 +11,7 @@ import numpy as np
 from equijax.graph.atom_graph import AtomGraph
 from equijax.graph.padding import Capacity, CompileCounter, PaddingPolicy
 from equijax.potential import derivatives
-from equijax.potential.buckets import Buckets
+from equijax.potential.compiled_shapes import CompiledShapes
 from equijax.precision import DType, precision
 
 if TYPE_CHECKING:
@@ -26,12 +26,10 @@ class Evaluator:
     one rounding of their own length, however far from the origin the atoms are.
     """
 
-    def __init__(
-        self, potential: Potential, dtype: DType, padding: PaddingPolicy, max_compiled: int = 16
-    ) -> None:
+    def __init__(self, potential: Potential, dtype: DType, padding: PaddingPolicy, max_shapes: int = 16) -> None:
         self.potential = potential
         self.dtype = dtype
-        self.buckets = Buckets(padding, max_compiled)
+        self.shapes = CompiledShapes(padding, max_shapes)
         self._counter = CompileCounter()
         with precision(dtype):
             cast = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), dict(potential.params))
@@ -44,7 +42,7 @@ class Evaluator:
 
     def capacity(self, num_nodes: int, num_neighbors: int, num_graphs: int = 1) -> Capacity:
         """The padded shape for real atoms, neighbours per atom and structures."""
-        return self.buckets.choose(num_nodes, num_neighbors, num_graphs)
+        return self.shapes.choose(num_nodes, num_neighbors, num_graphs)
 
     def node_outputs(self, graph: AtomGraph, vectors: np.ndarray) -> Any:
         """NodeOutputs of the model, no derivatives."""
@@ -72,8 +70,8 @@ class Evaluator:
 
     def _call(self, kind: str, run: Callable[..., Any], graph: AtomGraph, *arrays: Any) -> Any:
         capacity = Capacity(nodes=graph.num_nodes, neighbors=graph.num_neighbors, graphs=graph.num_graphs)
-        # A function of its own for every shape: dropping it from the buckets frees what was compiled for it.
-        compiled = self.buckets.function(kind, capacity, lambda: jax.jit(self._counter.wrap(run)))
+        # A function of its own for every shape: dropping it from the table frees what was compiled for it.
+        compiled = self.shapes.function(kind, capacity, lambda: jax.jit(self._counter.wrap(run)))
         with precision(self.dtype):
             return jax.tree.map(np.asarray, compiled(self._params, graph, *arrays))
 

@@ -88,9 +88,7 @@ class Potential:
         for name in sorted(expected.keys() - found.keys()):
             raise EquijaxError(f"parameter {name} {expected[name]} is missing")
         for name in sorted(found.keys() - expected.keys()):
-            raise EquijaxError(
-                f"parameter {name} does not belong to this model; {did_you_mean(name, expected)}"
-            )
+            raise EquijaxError(f"parameter {name} does not belong to this model; {did_you_mean(name, expected)}")
         for name, shape in expected.items():
             if found[name] != shape:
                 raise EquijaxError(f"parameter {name} has shape {found[name]}; expected {shape}")
@@ -148,9 +146,7 @@ def as_structure(item: Any) -> Structure:
         return item
     if hasattr(item, "get_positions") and hasattr(item, "numbers"):
         return Structure.from_ase(item)
-    raise EquijaxError(
-        f"cannot predict for a {type(item).__name__}; expected a Structure or an ASE Atoms object"
-    )
+    raise EquijaxError(f"cannot predict for a {type(item).__name__}; expected a Structure or an ASE Atoms object")
 
 
 def parameter_shapes(module: Any) -> Any:
@@ -179,7 +175,5 @@ def parameter_shapes(module: Any) -> Any:
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in tree.items():
-        flat |= (
-            _leaves(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-        )
+        flat |= _leaves(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
     return flat

@@ -90,9 +90,7 @@ def describe(potential: Potential) -> dict[str, Any]:
             if field.name != "atomic_numbers"
         },
         "elements": symbols,
-        "atomic_energies": {
-            s: float(potential.atomic_energies[z]) for s, z in zip(symbols, potential.elements)
-        },
+        "atomic_energies": {s: float(potential.atomic_energies[z]) for s, z in zip(symbols, potential.elements)},
         "units": UNITS,
         "cutoff": float(potential.cutoff),
         "dtype": potential.dtype,
@@ -156,9 +154,7 @@ def read_header(path: Path) -> dict[str, Any]:
                 fix="`equijax convert` reads models of other programs",
             )
         if path.suffix != ".safetensors":
-            raise located(
-                f"has the suffix {path.suffix!r}", file=path, expected="an equijax model (.safetensors)"
-            )
+            raise located(f"has the suffix {path.suffix!r}", file=path, expected="an equijax model (.safetensors)")
         length = int.from_bytes(start, "little")
         if len(start) < 8 or length > size - 8:
             raise located("is truncated or not a safetensors file", file=path)
@@ -207,9 +203,7 @@ def _build(description: dict[str, Any], tensors: dict[str, np.ndarray], path: Pa
     except EquijaxError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise located(
-            f"{error!r}", file=path, key="equijax_model", expected="a complete description"
-        ) from error
+        raise located(f"{error!r}", file=path, key="equijax_model", expected="a complete description") from error
     for name, tensor in tensors.items():
         if not np.isfinite(tensor).all():
             raise located("is not finite", file=path, key=name)
@@ -226,9 +220,7 @@ def _build(description: dict[str, Any], tensors: dict[str, np.ndarray], path: Pa
     except EquijaxError as error:
         raise located(str(error), file=path) from error
     if abs(potential.cutoff - description["cutoff"]) > 1e-12:
-        raise located(
-            f"is {description['cutoff']}, the model has {potential.cutoff}", file=path, key="cutoff"
-        )
+        raise located(f"is {description['cutoff']}, the model has {potential.cutoff}", file=path, key="cutoff")
     return potential
 
 
@@ -240,9 +232,7 @@ def _model_config(section: Any, path: Path) -> Any:
     name = section.get("name")
     if name not in MODELS:
         hint = did_you_mean(str(name), MODELS)
-        raise located(
-            f"{name!r} is not an architecture of this equijax", file=path, key="model.name", fix=hint
-        )
+        raise located(f"{name!r} is not an architecture of this equijax", file=path, key="model.name", fix=hint)
     try:
         return MODELS[name].model_validate(section)
     except pydantic.ValidationError as error:

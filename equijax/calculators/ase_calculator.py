@@ -1,0 +1,146 @@
+"""The ASE calculator: one compiled function along a trajectory, exact neighbour lists with a skin."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.data import chemical_symbols
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from equijax.calculators.skin_list import SkinList
+from equijax.errors import EquijaxError, EquijaxWarning
+from equijax.graph.batching import batch
+from equijax.graph.padding import Capacity, PaddingPolicy
+from equijax.potential.evaluator import Evaluator, pad_vectors
+from equijax.potential.potential import Potential
+from equijax.potential.prediction import has_stress
+from equijax.precision import DType
+from equijax.structure import Structure
+
+FORCE_NOISE = 1e-3
+"""eV/Å; a relaxation in float32 that gets below this is warned: energies then change by their own rounding."""
+
+
+class EquijaxCalculator(Calculator):
+    """Energies, forces and stresses of a potential for ASE.
+
+    `potential`: a Potential or the path of a model file. `dtype`: float32 or float64; default is the
+    precision the model was trained in. Use float64 for geometry optimisations to tight thresholds, finite
+    differences and phonons; float32 is right for MD, because positions, neighbour vectors and energy sums are
+    float64 either way. `skin` (Å): extra range of the neighbour search, so that it is repeated only every few
+    dozen steps; results do not depend on it. `padding`, `max_shapes`: how array shapes are rounded up and how
+    many compiled shapes are kept; `compile_count` says how many compilations there were.
+
+    Properties: `energy`, `free_energy` (eV, the same number), `energies` [N], `forces` [N, 3] eV/Å and, for
+    periodic systems with a volume, `stress` [6] eV/Å³ in ASE's Voigt order xx, yy, zz, yz, xz, xy. Errors are
+    EquijaxError: unknown elements, positions that are not finite, atoms in one place or flown away, and
+    results that are not finite, naming the atom.
+    """
+
+    implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]  # noqa: RUF012
+
+    def __init__(
+        self,
+        potential: Potential | str | Path,
+        dtype: DType | None = None,
+        skin: float = 0.5,
+        padding: PaddingPolicy | None = None,
+        max_shapes: int = 16,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if not isinstance(potential, Potential):
+            from equijax.weights import load_potential
+
+            potential = load_potential(potential)
+        if dtype not in (None, "float32", "float64"):
+            raise EquijaxError(f"dtype is {dtype!r}; expected float32 or float64")
+        self.potential = potential
+        self.dtype: DType = dtype or potential.dtype
+        self._evaluator = Evaluator(potential, self.dtype, padding or PaddingPolicy(), max_shapes)
+        self._list = SkinList(potential.cutoff, skin, potential.elements)
+        self._relaxation_steps = 0
+        self._warned = False
+
+    @property
+    def compile_count(self) -> int:
+        """Compilations so far: one along a trajectory, a handful for any number of different systems."""
+        return self._evaluator.compile_count
+
+    @property
+    def list_rebuilds(self) -> int:
+        """Neighbour searches so far."""
+        return self._list.rebuilds
+
+    @property
+    def shapes(self) -> list[tuple[int, int, int]]:
+        """Padded shapes (atoms, neighbours, structures) in use; a restart file stores them."""
+        return [(s.nodes, s.neighbors, s.graphs) for s in self._evaluator.shapes.known]
+
+    def remember_shapes(self, shapes: Sequence[Sequence[int]]) -> None:
+        """Use these shapes first, so that a continued run repeats the bits of the run before it."""
+        self._evaluator.shapes.remember(Capacity(*(int(size) for size in shape)) for shape in shapes)
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        super().calculate(atoms, properties, system_changes)
+        structure = Structure.from_ase(self.atoms)
+        if len(structure) == 0:
+            raise EquijaxError("the structure has no atoms")
+        if "stress" in properties and not has_stress(structure):
+            raise PropertyNotImplementedError(
+                "stress: the system is not periodic or its cell has no volume, so a stress is not defined"
+            )
+        graph, vectors = self._list.edges(structure)
+        capacity = self._evaluator.capacity(graph.num_nodes, graph.max_neighbors)
+        padded = batch([graph], capacity, self.dtype)
+        output = self._evaluator.derivatives(
+            padded, pad_vectors(padded, graph.receivers, graph.slots, vectors)
+        )
+        size = graph.num_nodes
+        interaction = output.node_energies[:size].astype(np.float64)
+        forces = output.forces[:size].astype(np.float64)
+        self._check_finite(structure, interaction, forces)
+        energies = self.potential.isolated_energies(structure.atomic_numbers) + interaction
+        energy = float(energies.sum())
+        self.results = {"energy": energy, "free_energy": energy, "energies": energies, "forces": forces}
+        if has_stress(structure):
+            self.results["stress"] = full_3x3_to_voigt_6_stress(output.stress[0].astype(np.float64))
+        if self.dtype == "float32" and not self._warned:
+            self._warn_about_float32(forces, system_changes)
+
+    def _check_finite(self, structure: Structure, energies: np.ndarray, forces: np.ndarray) -> None:
+        bad = ~(np.isfinite(energies) & np.isfinite(forces).all(axis=1))
+        if bad.any():
+            atom = int(np.flatnonzero(bad)[0])
+            symbol = chemical_symbols[structure.atomic_numbers[atom]]
+            raise EquijaxError(
+                f"{structure.where}: the model gives energy {energies[atom]} and force {forces[atom].tolist()}
+                " f"for atom {atom} ({symbol}) at {structure.positions[atom].tolist()}; is the geometry
+                reasonable?"
+            )
+
+    def _warn_about_float32(self, forces: np.ndarray, system_changes: Sequence[str]) -> None:
+        """Once, when atoms without momenta have been moved several times and the forces get very small."""
+        if "numbers" in system_changes or self.atoms.has("momenta"):
+            self._relaxation_steps = 0
+            return
+        self._relaxation_steps += "positions" in system_changes
+        if self._relaxation_steps >= 3 and np.abs(forces).max() < FORCE_NOISE:
+            self._warned = True
+            warnings.warn(
+                f"geometry optimisation in float32 with forces below {FORCE_NOISE} eV/Å: energies are rounded
+                at " "this level; use EquijaxCalculator(..., dtype='float64')",
+                EquijaxWarning,
+                stacklevel=2,
+            )
