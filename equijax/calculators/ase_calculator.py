@@ -24,7 +24,7 @@ from equijax.precision import DType
 from equijax.structure import Structure
 
 FORCE_NOISE = 1e-3
-"""eV/Å; a relaxation in float32 that gets below this is warned: energies then change by their own rounding."""
+"""eV/Å; a relaxation in float32 that gets below this is warned that rounding starts to matter."""
 
 
 class EquijaxCalculator(Calculator):
@@ -56,15 +56,15 @@ class EquijaxCalculator(Calculator):
     ) -> None:
         super().__init__(**kwargs)
         if not isinstance(potential, Potential):
-            from equijax.weights import load_potential
+            from equijax.weights.model_file import load_potential
 
             potential = load_potential(potential)
+        self.potential: Potential = potential
         if dtype not in (None, "float32", "float64"):
             raise EquijaxError(f"dtype is {dtype!r}; expected float32 or float64")
-        self.potential = potential
-        self.dtype: DType = dtype or potential.dtype
-        self._evaluator = Evaluator(potential, self.dtype, padding or PaddingPolicy(), max_shapes)
-        self._list = SkinList(potential.cutoff, skin, potential.elements)
+        self.dtype: DType = dtype or self.potential.dtype
+        self._evaluator = Evaluator(self.potential, self.dtype, padding or PaddingPolicy(), max_shapes)
+        self._list = SkinList(self.potential.cutoff, skin, self.potential.elements)
         self._relaxation_steps = 0
         self._warned = False
 
@@ -104,9 +104,7 @@ class EquijaxCalculator(Calculator):
         graph, vectors = self._list.edges(structure)
         capacity = self._evaluator.capacity(graph.num_nodes, graph.max_neighbors)
         padded = batch([graph], capacity, self.dtype)
-        output = self._evaluator.derivatives(
-            padded, pad_vectors(padded, graph.receivers, graph.slots, vectors)
-        )
+        output = self._evaluator.derivatives(padded, pad_vectors(padded, graph.receivers, graph.slots, vectors))
         size = graph.num_nodes
         interaction = output.node_energies[:size].astype(np.float64)
         forces = output.forces[:size].astype(np.float64)
@@ -125,9 +123,9 @@ class EquijaxCalculator(Calculator):
             atom = int(np.flatnonzero(bad)[0])
             symbol = chemical_symbols[structure.atomic_numbers[atom]]
             raise EquijaxError(
-                f"{structure.where}: the model gives energy {energies[atom]} and force {forces[atom].tolist()}
-                " f"for atom {atom} ({symbol}) at {structure.positions[atom].tolist()}; is the geometry
-                reasonable?"
+                f"{structure.where}: the model gives energy {energies[atom]} and force "
+                f"{forces[atom].tolist()} for atom {atom} ({symbol}) at "
+                f"{structure.positions[atom].tolist()}; is the geometry reasonable?"
             )
 
     def _warn_about_float32(self, forces: np.ndarray, system_changes: Sequence[str]) -> None:
@@ -139,8 +137,8 @@ class EquijaxCalculator(Calculator):
         if self._relaxation_steps >= 3 and np.abs(forces).max() < FORCE_NOISE:
             self._warned = True
             warnings.warn(
-                f"geometry optimisation in float32 with forces below {FORCE_NOISE} eV/Å: energies are rounded
-                at " "this level; use EquijaxCalculator(..., dtype='float64')",
+                f"geometry optimisation in float32 with forces below {FORCE_NOISE} eV/Å, where rounding "
+                "starts to matter; use EquijaxCalculator(..., dtype='float64')",
                 EquijaxWarning,
                 stacklevel=2,
             )

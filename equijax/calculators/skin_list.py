@@ -1,4 +1,4 @@
-"""A neighbour list that stays valid while atoms move a little: searched with a skin, filtered at every step."""
+"""A neighbour list that survives small moves: searched with a skin, filtered to the cutoff at every step."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ class SkinList:
         # Only differences matter: a translation of everything leaves the list as it is.
         displacements = displacements - displacements.mean(axis=0)
         farthest = float(np.sqrt(np.max(np.sum(displacements**2, axis=1), initial=0.0)))
-        # Comparisons with NaN are false: positions that are not finite lead to a search, which names the
-        atom. return self.cutoff + 2 * farthest <= (self.cutoff + self.skin) * shrink * (1 - 1e-9)
+        # Comparisons with NaN are false: positions that are not finite lead to a search, which names the atom.
+        return self.cutoff + 2 * farthest <= (self.cutoff + self.skin) * shrink * (1 - 1e-9)
 
     def _search(self, structure: Structure) -> Candidates:
         species = species_index(structure, self.elements)
@@ -88,9 +88,7 @@ class SkinList:
             reverse=rank[edges.reverse[order]],
         )
 
-    def _within_cutoff(
-        self, candidates: Candidates, structure: Structure
-    ) -> tuple[StructureGraph, np.ndarray]:
+    def _within_cutoff(self, candidates: Candidates, structure: Structure) -> tuple[StructureGraph, np.ndarray]:
         receivers, senders, shifts = candidates.receivers, candidates.senders, candidates.shifts
         cell = completed_cell(structure)
         vectors = structure.positions.take(receivers, axis=0) - structure.positions.take(senders, axis=0)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from equijax.graph.atom_graph import AtomGraph, edge_vectors
 
+Array = Any  # jax.Array inside jit, numpy on the host
 Params = Any  # nested dict of arrays
 Apply = Callable[[Any, AtomGraph, jax.Array], Any]  # flax `module.apply`, returns NodeOutputs
 
@@ -30,11 +31,11 @@ class Prediction:
     a unit cell there): callers know from `Structure.volume` whether to read it. Ghost rows are zero.
     """
 
-    energy: jax.Array
-    node_energies: jax.Array
-    node_features: jax.Array
-    forces: jax.Array
-    stress: jax.Array
+    energy: Array
+    node_energies: Array
+    node_features: Array
+    forces: Array
+    stress: Array
 
 
 def sum_over_graphs(per_node: jax.Array, graph: AtomGraph) -> jax.Array:

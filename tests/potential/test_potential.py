@@ -102,7 +102,7 @@ def test_missing_atomic_energies_and_wrong_parameters():
         dataclasses.replace(POTENTIAL, atomic_energies={1: 0.0, 6: 0.0, 8: float("nan")})
     with pytest.raises(EquijaxError, match=r"parameter embedding has shape \(2, 2\); expected \(3, 4\)"):
         dataclasses.replace(POTENTIAL, params={**POTENTIAL.params, "embedding": np.ones((2, 2))}).check_parameters()
-    with pytest.raises(EquijaxError, match="embeding does not belong .* did you mean 'embedding'"):
+    with pytest.raises(EquijaxError, match=r"embeding does not belong .* did you mean 'embedding'"):
         dataclasses.replace(POTENTIAL, params={**POTENTIAL.params, "embeding": np.ones(2)}).check_parameters()
-    with pytest.raises(EquijaxError, match="parameter readout .* is missing"):
+    with pytest.raises(EquijaxError, match=r"parameter readout .* is missing"):
         dataclasses.replace(POTENTIAL, params={"embedding": POTENTIAL.params["embedding"]}).check_parameters()
