@@ -39,7 +39,8 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
     """
     data, lines = load_yaml(path)
     data, lines = apply_overrides(data, lines, overrides)
-    return validate(ExperimentConfig, data, path, lines)
+    experiment = validate(ExperimentConfig, data, path, lines)
+    return experiment.model_copy(update={"dataset": experiment.dataset.resolved(Path(path).parent)})
 
 
 def json_schema() -> dict[str, Any]:

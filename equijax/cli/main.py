@@ -26,7 +26,7 @@ app = typer.Typer(
 app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(predict.predict)
-app.command()(md.md)
+# app.command()(md.md)
 app.command()(check.check)
 app.command()(reference.report)
 app.command()(reference.doctor)
@@ -65,7 +65,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("default", EquijaxWarning)
-            warnings.showwarning = _show_warning  # type: ignore[assignment]
+            warnings.showwarning = _show_warning
             result = app(words, standalone_mode=False, prog_name="equijax")
         return int(result or 0) if isinstance(result, int) else 0
     except EquijaxError as error:

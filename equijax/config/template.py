@@ -23,7 +23,9 @@ def commented_yaml(record: pydantic.BaseModel, depth: int = 0) -> str:
 
 def _record_lines(record: pydantic.BaseModel, depth: int) -> Iterator[str]:
     indent = "  " * depth
-    for name, field in type(record).model_fields.items():
+    fields = type(record).model_fields
+    for name in sorted(fields, key=lambda name: not fields[name].is_required()):  # stable: required ones first
+        field = fields[name]
         value = getattr(record, name)
         description = " ".join((field.description or "").split())
         choices = _choices(field.annotation)

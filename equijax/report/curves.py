@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # panel title, key of the record, factor, unit
 _PANELS = (
     ("Loss", "loss", 1.0, ""),
-    ("Energy", "energy_rmse_per_atom", 1e3, "RMSE (meV/atom)"),
+    ("Energy per atom", "energy_rmse_per_atom", 1e3, "RMSE (meV/atom)"),
     ("Forces", "forces_rmse", 1e3, "RMSE (meV/Å)"),
     ("Stress", "stress_rmse", 1e3, "RMSE (meV/Å³)"),
 )
@@ -93,10 +93,11 @@ def _mark_stages(axis: Axes, records: Sequence[dict[str, Any]]) -> None:
             axis.axvline(float(record["epoch"]), color=GREY, linestyle="--", linewidth=1.0)
             axis.annotate(
                 f"stage {record.get('stage', '')}".strip(),
-                (float(record["epoch"]), 0.03),
+                (float(record["epoch"]), 1.0),
                 xycoords=("data", "axes fraction"),
-                xytext=(4, 0),
+                xytext=(0, 3),
                 textcoords="offset points",
+                ha="center",
                 color=GREY,
                 fontsize=9,
             )

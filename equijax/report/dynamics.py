@@ -77,7 +77,7 @@ def dynamics_plot(run: Dynamics, name: str) -> Figure:
             slope, rest = run.drift()
             right.plot(run.time, 1e3 * (run.total - run.total[0]), color=BLUE, linewidth=1.0, label="total energy")
             line = np.polyval(np.polyfit(run.time, 1e3 * (run.total - run.total[0]), 1), run.time)
-            label = f"drift {slope:+.2g} meV/atom/ps\nresidual {rest:.2g} meV/atom"
+            label = f"drift {slope:+.2g} meV/atom/ps,\nresidual {rest:.2g} meV/atom".replace("-", "−")
             right.plot(run.time, line, color=ORANGE, label=label)
             right.set(title="Conserved energy", xlabel="time (ps)", ylabel="change (meV/atom)")
         else:
@@ -88,7 +88,9 @@ def dynamics_plot(run: Dynamics, name: str) -> Figure:
             ):
                 right.plot(run.time, 1e3 * (values - values[0]), color=color, linewidth=1.0, label=label)
             right.set(title="Energies", xlabel="time (ps)", ylabel="change (meV/atom)")
-        right.legend(loc="best", ncols=1 if run.is_conserving else 3)
+        low, high = right.get_ylim()
+        right.set_ylim(low, high + 0.35 * (high - low))  # room for the legend
+        right.legend(loc="upper left", ncols=2 if run.is_conserving else 3)
         length = float(run.time[-1] - run.time[0])
         figure.suptitle(
             f"{name}: {run.ensemble or 'MD'}, {run.num_atoms} atoms, {length:.2f} ps", x=0.01, ha="left", fontsize=12

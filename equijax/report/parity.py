@@ -43,7 +43,7 @@ def quantities(predictions: Predictions) -> list[Quantity]:
         found.append(
             Quantity(
                 "Energy per atom", "meV/atom", 1e3 * (energy[labelled] - mean), 1e3 * (predicted - mean), "meV/atom",
-                1.0, f"relative to {mean:.3f} eV/atom",
+                1.0, f"relative to {mean:.3f} eV/atom".replace("-", "−"),
             )
         )  # fmt: skip
     for title, unit, true, predicted in (
@@ -76,8 +76,8 @@ def parity_plot(predictions: Predictions, name: str) -> Figure | None:
     if not columns:
         return None
     with plot_style():
-        figure = new_figure(4.9 * len(columns), 6.0)
-        grid = figure.subplots(2, len(columns), squeeze=False, height_ratios=(3.2, 1), sharex="col")
+        figure = new_figure(4.5 * len(columns), 6.2)
+        grid = figure.subplots(2, len(columns), squeeze=False, height_ratios=(3, 1), sharex="col")
         for column, quantity in enumerate(columns):
             _draw(grid[0, column], grid[1, column], quantity)
         figure.suptitle(f"{name}: {len(predictions)} structures", x=0.01, ha="left", fontsize=12)
@@ -99,7 +99,6 @@ def _draw(upper: Axes, lower: Axes, quantity: Quantity) -> None:
     _scatter(upper, true, predicted)
     upper.set(xlim=limits, ylim=limits, ylabel=f"predicted ({quantity.unit})")
     upper.set_title(quantity.title)
-    upper.set_box_aspect(1)
     factor, unit = quantity.residual_factor, quantity.residual_unit
     text = "\n".join(
         (
@@ -110,7 +109,16 @@ def _draw(upper: Axes, lower: Axes, quantity: Quantity) -> None:
             f"n     {int(numbers['n']):,}",
         )
     )
-    upper.text(0.03, 0.97, text, transform=upper.transAxes, va="top", family="DejaVu Sans Mono", fontsize=9)
+    upper.text(
+        0.03,
+        0.97,
+        text,
+        transform=upper.transAxes,
+        va="top",
+        family="DejaVu Sans Mono",
+        fontsize=9,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 2.0},
+    )
 
     lower.axhline(0.0, color=GREY, linewidth=1.0, zorder=1)
     _scatter(lower, true, residuals)

@@ -1,0 +1,131 @@
+"""Time per MD step and per training step of every architecture, on inputs that need no files."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from equijax.graph.batching import StructureGraph, batch, structure_graph
+from equijax.graph.padding import PaddingPolicy
+from equijax.precision import DType, precision
+from equijax.structure import Structure
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """One measurement: seconds to the first result, then the median and the fastest of the repetitions."""
+
+    model: str
+    case: str
+    task: str
+    dtype: str
+    atoms: int
+    edges: int
+    first_s: float
+    median_s: float
+    best_s: float
+    repetitions: int
+
+
+def copper(repeat: int) -> Structure:
+    """A perturbed fcc crystal of 4 repeat³ atoms, a = 3.6 Å."""
+    from ase.build import bulk
+
+    atoms = bulk("Cu", "fcc", a=3.6, cubic=True) * (repeat, repeat, repeat)
+    atoms.positions += np.random.default_rng(0).normal(scale=0.05, size=atoms.positions.shape)
+    return Structure.from_ase(atoms)
+
+
+def ethanol(seed: int) -> Structure:
+    """Ethanol, slightly perturbed."""
+    from ase.build import molecule
+
+    atoms = molecule("CH3CH2OH")
+    atoms.positions += np.random.default_rng(seed).normal(scale=0.05, size=atoms.positions.shape)
+    return Structure.from_ase(atoms)
+
+
+CASES: dict[str, Callable[[], list[Structure]]] = {
+    "ethanol": lambda: [ethanol(0)],
+    "ethanol_x10": lambda: [ethanol(seed) for seed in range(10)],
+    "copper_108": lambda: [copper(3)],
+}
+
+
+def time_models(
+    models: tuple[str, ...] = (),
+    dtype: DType = "float32",
+    seconds: float = 3.0,
+    overrides: dict[str, Any] | None = None,
+) -> list[Timing]:
+    """Energy and forces ("md"), and loss gradients of energy and forces ("train"), for each model and case.
+
+    `overrides` are fields of the model configs. Each measurement repeats for about `seconds`.
+    """
+    from equijax.models import MODELS
+
+    timings = []
+    for name in models or tuple(MODELS):
+        config = MODELS[name](**(overrides or {}))
+        for case, build in CASES.items():
+            structures = build()
+            timings += _time_case(name, config, case, structures, dtype, seconds)
+    return timings
+
+
+def _time_case(
+    name: str, config: Any, case: str, structures: list[Structure], dtype: DType, seconds: float
+) -> list[Timing]:
+    import jax
+    import jax.numpy as jnp
+
+    from equijax.graph.atom_graph import edge_vectors
+    from equijax.models import ModelStatistics
+    from equijax.potential.derivatives import energy_and_derivatives
+
+    elements = tuple(sorted({int(z) for s in structures for z in s.atomic_numbers}))
+    graphs = [structure_graph(structure, config.cutoff, elements) for structure in structures]
+    edges = sum(graph.num_edges for graph in graphs)
+    atoms = sum(len(structure) for structure in structures)
+    module = config.build(ModelStatistics(atomic_numbers=elements, avg_num_neighbors=edges / atoms))
+    with precision(dtype):
+        padded = batch(graphs, _capacity(graphs), dtype)
+        params = jax.jit(module.init)(jax.random.key(0), padded, edge_vectors(padded))["params"]
+        params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+
+        def predict(params: Any) -> Any:
+            result = energy_and_derivatives(module, params, padded)
+            return result.energy, result.forces
+
+        def loss(params: Any) -> Any:
+            energy, forces = predict(params)
+            return jnp.sum(energy**2) + jnp.sum(forces**2)
+
+        tasks = {"md": jax.jit(predict), "train": jax.jit(jax.grad(loss))}
+        return [
+            Timing(name, case, task, dtype, atoms, edges, *_measure(function, params, seconds))
+            for task, function in tasks.items()
+        ]
+
+
+def _capacity(graphs: list[StructureGraph]) -> Any:
+    nodes = sum(graph.num_nodes for graph in graphs)
+    return PaddingPolicy().capacity(nodes, max(graph.max_neighbors for graph in graphs), len(graphs))
+
+
+def _measure(function: Callable[[Any], Any], params: Any, seconds: float) -> tuple[float, float, float, int]:
+    import jax
+
+    start = time.perf_counter()
+    jax.block_until_ready(function(params))
+    first = time.perf_counter() - start
+    times: list[float] = []
+    while sum(times) < seconds and len(times) < 1000:
+        start = time.perf_counter()
+        jax.block_until_ready(function(params))
+        times.append(time.perf_counter() - start)
+    return first, float(np.median(times)), min(times), len(times)

@@ -1,0 +1,33 @@
+"""`equijax convert`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Convert the weights of other programs.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.callback()
+def _formats() -> None:
+    # Without a callback typer would fold a single subcommand into its parent.
+    pass
+
+
+@app.command("mace-torch")
+def mace_torch(
+    source: Annotated[Path, typer.Argument(help="NAME.model of mace-torch (needs the extra interop), or an export.")],
+    output: Annotated[Path, typer.Argument(help="OUT.safetensors")],
+    head: Annotated[str | None, typer.Option(help="Which head of a model with several.")] = None,
+) -> None:
+    """A mace-torch model, verified against torch before it is written.
+
+    Reading a .model file executes code in that file: convert only files whose origin you trust.
+    """
+    from equijax.doctor import require_healthy_backend
+    from equijax.weights.mace_torch_import import convert_mace_torch
+
+    require_healthy_backend()
+    typer.echo(convert_mace_torch(source, output, head))

@@ -1,0 +1,137 @@
+"""`equijax evaluate`."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from equijax.errors import EquijaxError, located
+
+if TYPE_CHECKING:
+    from equijax.structure import Structure
+
+KeysOption = Annotated[
+    list[str] | None, typer.Option("--key", help="Name of a label in the file: --key energy=REF_energy")
+]
+UnitsOption = Annotated[
+    list[str] | None, typer.Option("--unit", help="Unit in the file: --unit energy=kcal/mol --unit length=bohr")
+]
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="Model file (.safetensors).")],
+    data: Annotated[Path, typer.Argument(help="Labelled structures: extxyz, ASE db, npz, HDF5.")],
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the errors to this file; - is stdout.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Directory for predictions, report.html and the worst frames.")
+    ] = None,
+    key: KeysOption = None,
+    unit: UnitsOption = None,
+    stress_sign: Annotated[int, typer.Option(help="-1 when stress labels have VASP's sign.")] = 1,
+    dtype: Annotated[str | None, typer.Option(help="float32 or float64.", show_default="the model's")] = None,
+) -> None:
+    """Errors of a model on labelled structures."""
+    from equijax.doctor import require_healthy_backend
+    from equijax.train.evaluate import evaluate as run
+    from equijax.weights import load
+
+    check_dtype(dtype)
+    require_healthy_backend()
+    potential = load(model)
+    structures = read_labelled(data, key, unit, stress_sign)
+    result = run(potential, structures, dtype)  # type: ignore[arg-type]
+    text = json.dumps(result.metrics, indent=1, allow_nan=False)
+    if json_file is not None and str(json_file) != "-":
+        from equijax.weights.atomic_file import write_atomically
+
+        write_atomically(json_file, (text + "\n").encode())
+    if output is not None:
+        _write_output(output, data, result)
+    if str(json_file) == "-":
+        typer.echo(text)
+    else:
+        _print_tables(result)
+
+
+def check_dtype(dtype: str | None) -> None:
+    """Refuse a precision that does not exist."""
+    if dtype not in (None, "float32", "float64"):
+        raise located(f"is '{dtype}'", key="--dtype", expected="float32 or float64")
+
+
+def read_labelled(data: Path, key: list[str] | None, unit: list[str] | None, stress_sign: int = 1) -> list[Structure]:
+    """Structures of `data` with the labels that the options name."""
+    from equijax.config.yaml import validate
+    from equijax.datasets.config import ReadOptions
+    from equijax.datasets.readers import read_structures
+
+    options: dict[str, Any] = {"keys": assignments(key, "--key"), "stress_sign": stress_sign}
+    if unit:
+        options["units"] = assignments(unit, "--unit")
+    return read_structures(data, validate(ReadOptions, options, "options"), labels="required")
+
+
+def assignments(pairs: list[str] | None, option: str) -> dict[str, str]:
+    """`["a=b", ...]` as a mapping."""
+    found = {}
+    for pair in pairs or ():
+        name, equals, value = pair.partition("=")
+        if not (name and equals and value):
+            raise located(f"cannot be read: '{pair}'", key=option, expected="NAME=VALUE")
+        found[name] = value
+    return found
+
+
+def _write_output(output: Path, data: Path, result: Any) -> None:
+    from equijax.report import write_report
+    from equijax.report.predictions import save_predictions
+    from equijax.weights.atomic_file import write_atomically
+
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", data.name.split(".")[0]) or "data"
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EquijaxError(f"{output}: --output: cannot be created ({error.strerror})") from error
+    save_predictions(output / f"predictions_{name}.npz", result.structures, result.predictions)
+    metrics_file = output / "test_metrics.json"
+    known = json.loads(metrics_file.read_text()) if metrics_file.exists() else {}
+    write_atomically(metrics_file, json.dumps({**known, name: result.metrics}, indent=1).encode())
+    write_report(output)
+
+
+def _print_tables(result: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    table = Table(box=None, pad_edge=False)
+    for column in ("", "RMSE", "MAE", "unit"):
+        table.add_column(column, justify="left" if column in ("", "unit") else "right")
+    metrics = result.metrics
+    if "energy" in metrics:
+        energy = metrics["energy"]
+        table.add_row("energy per atom", *_milli(energy["rmse_per_atom"], energy["mae_per_atom"]), "meV/atom")
+        table.add_row("energy", *_milli(energy["rmse"], energy["mae"]), "meV")
+    for name, unit in (("forces", "meV/Å"), ("stress", "meV/Å³")):
+        if name in metrics:
+            table.add_row(name, *_milli(metrics[name]["rmse"], metrics[name]["mae"]), unit)
+    console.print(f"{metrics['n_structures']} structures")
+    console.print(table)
+    if len(result.by_config_type) > 1:
+        console.print("\nby config_type")
+        table = Table("config_type", "n", "E RMSE meV/atom", "F RMSE meV/Å", box=None, pad_edge=False)
+        for name, part in result.by_config_type.items():
+            energy, forces = part.get("energy", {}), part.get("forces", {})
+            cells = _milli(energy.get("rmse_per_atom"), forces.get("rmse"))
+            table.add_row(name, str(part["n_structures"]), *cells)
+        console.print(table)
+
+
+def _milli(*values: float | None) -> list[str]:
+    return ["–" if value is None else f"{1000 * value:.3f}" for value in values]

@@ -1,0 +1,88 @@
+"""`equijax predict`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from equijax.cli.evaluate import check_dtype
+from equijax.errors import located
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(help="Model file (.safetensors).")],
+    structures: Annotated[Path, typer.Argument(help="Structures in any format that ASE reads.")],
+    output: Annotated[Path, typer.Option(help="File to write: extended XYZ.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file.")] = False,
+    dtype: Annotated[str | None, typer.Option(help="float32 or float64.", show_default="the model's")] = None,
+) -> None:
+    """Energies, forces and (for crystals) stress of structures, written as extended XYZ."""
+    import io
+
+    import ase.io
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    from equijax.doctor import require_healthy_backend
+    from equijax.weights import load
+    from equijax.weights.atomic_file import write_atomically
+
+    check_dtype(dtype)
+    if output.suffix not in (".xyz", ".extxyz"):
+        raise located("is not an extended XYZ file", file=output, key="--output", expected="a name ending in .xyz")
+    if output.exists() and not overwrite:
+        raise located("exists already", file=output, key="--output", fix="choose another name or add --overwrite")
+    require_healthy_backend()
+    potential = load(model)
+    images = read_images(structures)
+    frames = [_without_labels(image) for image in images]
+    for wanted_stress in (False, True):
+        rows = [i for i, atoms in enumerate(frames) if _has_stress(atoms) == wanted_stress]
+        properties = ("energy", "forces", "stress") if wanted_stress else ("energy", "forces")
+        chosen = [frames[i] for i in rows]
+        if not chosen:
+            continue
+        for i, result in zip(rows, potential.predict(chosen, properties, dtype=dtype)):
+            values = {"energy": float(result["energy"]), "forces": result["forces"]}
+            if wanted_stress:
+                stress = result["stress"]
+                values["stress"] = [stress[0, 0], stress[1, 1], stress[2, 2], stress[1, 2], stress[0, 2], stress[0, 1]]
+            frames[i].calc = SinglePointCalculator(frames[i], **values)
+    text = io.StringIO()
+    ase.io.write(text, frames, format="extxyz")
+    write_atomically(output, text.getvalue().encode())
+    typer.echo(f"wrote {len(frames)} structures to {output}")
+
+
+def read_images(path: Path) -> list[Any]:
+    """All structures of a file as ASE Atoms; EquijaxError, with the file, when ASE cannot read it."""
+    import ase.io
+
+    if not path.is_file():
+        raise located("no such file", file=path)
+    if path.suffix in (".traj", ".trj", ".bundle", ".pkl", ".pickle", ".pt", ".pth"):
+        raise located(f"{path.suffix} files are not read", file=path, fix="convert it: `ase convert in.traj out.xyz`")
+    try:
+        images = ase.io.read(path, index=":")
+    except Exception as error:  # ASE raises whatever its parsers meet
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise located(f"cannot be read as structures: {reason}", file=path) from error
+    if not images:
+        raise located("holds no structures", file=path)
+    return list(images)
+
+
+def _without_labels(atoms: Any) -> Any:
+    """The geometry alone: labels of the input must not be mistaken for predictions."""
+    copy = atoms.copy()
+    copy.calc = None
+    for name in ("forces", "force"):
+        copy.arrays.pop(name, None)
+    for name in ("energy", "free_energy", "stress", "virial"):
+        copy.info.pop(name, None)
+    return copy
+
+
+def _has_stress(atoms: Any) -> bool:
+    return bool(atoms.pbc.all()) and atoms.cell.volume > 0
