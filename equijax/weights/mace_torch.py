@@ -179,9 +179,7 @@ def default_references(atomic_numbers: list[int], r_max: float) -> dict[str, Ref
     spacing = 0.36 * r_max
     numbers = np.resize(np.array(atomic_numbers), max(8, len(atomic_numbers)))
     side = int(np.ceil(len(numbers) ** (1 / 3)))
-    grid = np.stack(np.meshgrid(*[np.arange(side)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)[
-        : len(numbers)
-    ]
+    grid = np.stack(np.meshgrid(*[np.arange(side)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)[: len(numbers)]
     cluster = Structure(numbers, (grid + rng.uniform(-0.15, 0.15, grid.shape)) * spacing)
     cell = np.array([[0.62, 0.0, 0.0], [0.24, 0.58, 0.0], [-0.11, 0.19, 0.66]]) * r_max
     fractional = np.array([[0.03, 0.05, 0.02], [0.47, 0.55, 0.51]])

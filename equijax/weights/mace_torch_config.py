@@ -74,7 +74,8 @@ def mace_config(config: Mapping[str, Any]) -> MACEConfig:
         interaction=BLOCKS[classes[-1]],
         distance_transform=TRANSFORMS[config["distance_transform"]],
         zbl=config["pair_repulsion"] is not None,
-        act_norm="torch_e3nn",
+        activation_norm="torch_e3nn",
+        isolated_atoms="learned",
         **hidden,
     )
 
@@ -89,9 +90,7 @@ def head_index(config: Mapping[str, Any], head: str | None) -> int:
     heads = config["heads"]
     if head is None:
         if len(heads) > 1:
-            raise EquijaxError(
-                f"the model has {len(heads)} heads; choose one with --head: {', '.join(heads)}"
-            )
+            raise EquijaxError(f"the model has {len(heads)} heads; choose one with --head: {', '.join(heads)}")
         return 0
     if head not in heads:
         raise EquijaxError(f"there is no head '{head}'; {did_you_mean(head, heads)}")

@@ -27,8 +27,8 @@ class ReferenceBatch:
     """G structures that torch evaluated in one batch, in float64.
 
     `numbers` [N], `positions` [N, 3] Å, `num_atoms` [G], `cell` [G, 3, 3] Å, `pbc` [G, 3]. `outputs` maps a
-    head to `energy` [G] eV (with isolated-atom energies), `node_energy` [N] eV, `forces` [N, 3] eV/Å, `stress`
-    [G, 3, 3] eV/Å³ (NaN for structures without three periodic directions) and `node_feats` [N, F].
+    head to `energy` [G] eV (with isolated-atom energies), `node_energy` [N] eV, `forces` [N, 3] eV/Å and
+    `stress` [G, 3, 3] eV/Å³ (NaN without three periodic directions) and `node_feats` [N, F].
     """
 
     numbers: np.ndarray
@@ -65,7 +65,7 @@ class ReferenceBatch:
 
 @dataclasses.dataclass(frozen=True)
 class MaceTorchExport:
-    """`config`: what the module says of itself, in JSON types; `state`: its state dict; named `references`."""
+    """`config`: what the module says, in JSON types; `state`: its state dict; named `references`."""
 
     config: dict[str, Any]
     state: dict[str, np.ndarray]
@@ -97,9 +97,7 @@ def load_export(path: str | Path) -> MaceTorchExport:
     except EquijaxError:
         raise
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise located(
-            f"cannot be read ({error})", file=path, expected="an .npz export of mace-torch"
-        ) from error
+        raise located(f"cannot be read ({error})", file=path, expected="an .npz export of mace-torch") from error
     if config.get("format") != FORMAT or config.get("format_version") != FORMAT_VERSION:
         raise located(
             f"format is {config.get('format')!r} version {config.get('format_version')!r}",

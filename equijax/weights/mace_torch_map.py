@@ -148,6 +148,10 @@ def _interaction(
             ).items()
         },
     }
+    # Degrees of the output that the skip connection cannot reach are masked.
+    reached = FeatureIrreps(k, skip_lmax).dim * k
+    produced = FeatureIrreps(k, outputs.lmax if block.endswith("residual") else config.lmax).dim * k
+    state.constant(f"{prefix}.skip_tp.output_mask", np.arange(produced) < reached)
     if block.startswith("density"):
         tree["density"] = {"layer_0": state.take(f"{prefix}.density_fn.layer0.weight", config.num_bessel, 1)}
     return tree
@@ -167,9 +171,7 @@ def _product(
         for nu in range(1, correlation + 1):
             basis = mace_polynomials(lmax, l, nu)
             key = "weights_max" if nu == correlation else f"weights.{correlation - 1 - nu}"
-            weights[f"nu_{nu}"] = state.take(f"{prefix}.{key}", len(order), len(basis), outputs.channels)[
-                order
-            ]
+            weights[f"nu_{nu}"] = state.take(f"{prefix}.{key}", len(order), len(basis), outputs.channels)[order]
             # The stored basis is compared in the only sense that matters, as polynomials of the features.
             symmetrise = lambda u, l=l, nu=nu: _polynomials_of(u, lmax, l, nu)  # noqa: E731
             state.constant(f"{prefix}.U_matrix_{nu}", basis, symmetrise)
@@ -183,9 +185,7 @@ def _polynomials_of(u: np.ndarray, lmax: int, l: int, nu: int) -> np.ndarray:
     dim = (lmax + 1) ** 2
     expected = (() if l == 0 else (2 * l + 1,)) + (dim,) * nu
     if u.shape[:-1] != expected:
-        raise EquijaxError(
-            f"state dict: U_matrix_{nu} for l={l} has shape {u.shape}; expected {(*expected, 'n')}"
-        )
+        raise EquijaxError(f"state dict: U_matrix_{nu} for l={l} has shape {u.shape}; expected {(*expected, 'n')}")
     flat = u.reshape(2 * l + 1, dim**nu, u.shape[-1])
     position = {monomial: i for i, monomial in enumerate(monomials(dim, nu))}
     index = np.array([position[tuple(sorted(rows))] for rows in np.ndindex(*(dim,) * nu)])
@@ -194,9 +194,7 @@ def _polynomials_of(u: np.ndarray, lmax: int, l: int, nu: int) -> np.ndarray:
     return coefficients.transpose(2, 1, 0)
 
 
-def _readout(
-    state: StateDict, t: int, config: MACEConfig, channels: int, which: int, heads: int
-) -> dict[str, Any]:
+def _readout(state: StateDict, t: int, config: MACEConfig, channels: int, which: int, heads: int) -> dict[str, Any]:
     prefix = f"readouts.{t}"
     if t < config.num_layers - 1 or config.num_layers == 1:
         return {"linear": {"0e": state.take(f"{prefix}.linear.weight", channels, heads)[:, [which]]}}

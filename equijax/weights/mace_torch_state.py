@@ -10,6 +10,9 @@ import numpy as np
 
 from equijax.errors import EquijaxError, did_you_mean
 
+ROUNDING = 1e-12
+"""Relative; constants closer than this were computed in float64."""
+
 CONSTANT_TOLERANCE = 1e-6
 """Relative; what the float32 rounding of a constant stays below."""
 
@@ -53,12 +56,8 @@ class StateDict:
         if transform is not None:
             theirs = transform(theirs)
         if theirs.shape != ours.shape:
-            raise EquijaxError(
-                f"state dict: the constant {key} has shape {theirs.shape}; expected {ours.shape}"
-            )
-        deviation = float(
-            np.max(np.abs(theirs - ours), initial=0.0) / max(np.max(np.abs(ours), initial=0.0), 1e-300)
-        )
+            raise EquijaxError(f"state dict: the constant {key} has shape {theirs.shape}; expected {ours.shape}")
+        deviation = float(np.max(np.abs(theirs - ours), initial=0.0) / max(np.max(np.abs(ours), initial=0.0), 1e-300))
         if not deviation <= CONSTANT_TOLERANCE:
             raise EquijaxError(
                 f"state dict: {key} deviates from {_short(ours)} by {deviation:.1e} (relative): it "
@@ -89,4 +88,4 @@ class StateDict:
 
 
 def _short(value: np.ndarray) -> str:
-    return np.array2string(value, precision=6, threshold=4, edgeitems=2)
+    return f"{value:.8g}" if value.ndim == 0 else f"our array of shape {value.shape}"
