@@ -54,7 +54,7 @@ class MACEConfig(StrictModel):
     radial_mlp: tuple[Annotated[int, pydantic.Field(ge=1, le=8192)], ...] = (64, 64, 64)
     """Hidden widths of the network that gives the weights of the tensor-product paths."""
     readout_mlp: Annotated[int, pydantic.Field(ge=1, le=8192)] = 16
-    """Hidden width of the last readout."""
+    """Hidden width of the last readout; a model of one layer has a linear one."""
     first_interaction: InteractionKind = "residual"
     """Interaction of the first layer. mace-torch: RealAgnostic[Residual|Density|DensityResidual]InteractionBlock."""
     interaction: InteractionKind = "residual"
@@ -287,7 +287,8 @@ class MACE(nn.Module):
                 )
             )
             products.append(Product(config, num_species, lmax_out))
-            readouts.append(Readout(config, config.readout_mlp if is_last else 0))
+            # As in mace-torch, a model of one layer has the linear readout.
+            readouts.append(Readout(config, config.readout_mlp if is_last and layer > 0 else 0))
         self.interactions, self.products, self.readouts = interactions, products, readouts
 
     def __call__(self, graph: AtomGraph, vectors: jax.Array) -> NodeOutputs:
