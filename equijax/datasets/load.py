@@ -17,6 +17,7 @@ from equijax.datasets.config import Count, DatasetConfig, Fraction, Paths, expan
 from equijax.datasets.files import atomic_path, sha256
 from equijax.datasets.frames import RawFrame
 from equijax.datasets.labels import BadFrame, label_frames
+from equijax.datasets.plausibility import implausible
 from equijax.datasets.readers import read_checked
 from equijax.datasets.splits import duplicates, split
 from equijax.datasets.statistics import elements_of
@@ -108,6 +109,9 @@ def load_dataset(config: DatasetConfig, *, seed: int = 0, skipped_csv: str | Pat
         if set(elements_of(structures)) <= set(energies):
             e0.check_plausible(structures, energies)
     _warn_of_duplicates(parts)
+    fitted = config.atomic_energies == "least_squares"
+    for doubt in implausible(parts["train"], energies, fitted=fitted):
+        warnings.warn(f"dataset.train: {doubt}", EquijaxWarning, stacklevel=2)
     return Dataset(
         train=parts["train"],
         valid=parts["valid"],

@@ -15,6 +15,9 @@ import numpy as np
 from equijax.graph.batching import BatchBudget, plan_batches
 from equijax.graph.padding import Capacity, PaddingPolicy
 
+CHEAP = 0.03
+"""A compilation costs more than this fraction of the run's edge slots."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ShapePlan:
@@ -48,19 +51,23 @@ def plan_shapes(
 ) -> ShapePlan:
     """At most `max_shapes` shapes that hold every batch of the first `epochs` epochs.
 
-    `sizes` are (atoms, edges, largest number of neighbours) per structure. ShapePlan of the policy are
-    merged, the cheapest pair first, where the cost is the number of edge slots added over all batches.
+    `sizes` are (atoms, edges, largest number of neighbours) per structure. Shapes of the policy are merged,
+    the cheapest pair first, where the cost is the number of edge slots added over all batches; also below
+    `max_shapes`, as long as a merger adds less than the fraction CHEAP.
     """
     table = np.asarray(sizes, dtype=np.int64).reshape(-1, 3)
     visits: Counter[Capacity] = Counter()
     for epoch in range(epochs if shuffle else 1):
         for indices in plan_batches(table[:, :2], budget, seed, epoch, shuffle):
             visits[policy.capacity(*batch_size(table, indices))] += 1
-    while len(visits) > max_shapes:
-        shapes = sorted(visits)
-        _, first, second = min(
-            (_merge_cost(a, visits[a], b, visits[b]), a, b) for k, a in enumerate(shapes) for b in shapes[k + 1 :]
+    total = sum(shape.edges * count for shape, count in visits.items())
+    while len(visits) > 1:
+        known = sorted(visits)
+        cost, first, second = min(
+            (_merge_cost(a, visits[a], b, visits[b]), a, b) for k, a in enumerate(known) for b in known[k + 1 :]
         )
+        if len(visits) <= max_shapes and cost > CHEAP * total:
+            break
         count = visits.pop(first) + visits.pop(second)
         visits[_union(first, second)] += count
     ordered = sorted(visits, key=lambda shape: (shape.edges, shape))

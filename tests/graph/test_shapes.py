@@ -49,6 +49,9 @@ def test_larger_batches_fall_back_to_the_policy():
     assert shapes.capacity(16, 8, 1) == policy.capacity(16, 8, 1)
 
 
-def test_equal_structures_need_one_shape_and_a_remainder():
-    shapes = plan_shapes([(15, 200, 14)] * 45, BatchBudget(max_structures=10), PaddingPolicy(), max_shapes=4)
-    assert len(shapes.capacities) == 2
+def test_a_smaller_last_batch_shares_the_shape_of_the_others_where_that_is_cheap():
+    budget = BatchBudget(max_structures=10)
+    many = plan_shapes([(15, 200, 14)] * 455, budget, PaddingPolicy())
+    assert many.capacities == (Capacity(152, 16, 12),)
+    few = plan_shapes([(15, 200, 14)] * 11, budget, PaddingPolicy())
+    assert len(few.capacities) == 2
