@@ -130,7 +130,7 @@ def module_config(module: Any) -> dict[str, Any]:
                 "class": type(interaction).__name__,
                 "avg_num_neighbors": float(interaction.avg_num_neighbors),
                 "radial_mlp": None if layers is None else [int(n) for n in layers],
-                "activation_constant": float(first.act.cst) if hasattr(first, "act") else None,
+                "activation_constant": None if first is None else float(first.act.cst),
             }
         )
     contractions = [getattr(p.symmetric_contractions, "contractions", None) for p in module.products]

@@ -59,25 +59,27 @@ def mace_config(config: Mapping[str, Any]) -> MACEConfig:
     for condition, feature in refuse:
         if condition:
             raise EquijaxError(f"this mace-torch model uses {feature}, which equijax's MACE does not have")
-    hidden = {} if activation is None else {"readout_mlp": _readout_width(config)}
-    return MACEConfig(
-        name="mace",
-        cutoff=config["r_max"],
-        hidden_irreps=layers[0],
-        lmax=config["max_ell"],
-        num_layers=len(layers),
-        correlation=config["correlation"][0],
-        num_bessel=config["num_bessel"],
-        polynomial_cutoff_power=config["polynomial_cutoff_power"],
-        radial_mlp=next(iter(mlps)),
-        first_interaction=BLOCKS[classes[0]],
-        interaction=BLOCKS[classes[-1]],
-        distance_transform=TRANSFORMS[config["distance_transform"]],
-        zbl=config["pair_repulsion"] is not None,
-        activation_norm="torch_e3nn",
-        isolated_atoms="learned",
-        **hidden,
-    )
+    (radial_mlp,) = mlps
+    fields: dict[str, Any] = {
+        "name": "mace",
+        "cutoff": config["r_max"],
+        "hidden_irreps": layers[0],
+        "lmax": config["max_ell"],
+        "num_layers": len(layers),
+        "correlation": config["correlation"][0],
+        "num_bessel": config["num_bessel"],
+        "polynomial_cutoff_power": config["polynomial_cutoff_power"],
+        "radial_mlp": radial_mlp,
+        "first_interaction": BLOCKS[classes[0]],
+        "interaction": BLOCKS[classes[-1]],
+        "distance_transform": TRANSFORMS[config["distance_transform"]],
+        "zbl": config["pair_repulsion"] is not None,
+        "isolated_atoms": "learned",
+        "activation_norm": "torch_e3nn",
+    }
+    if activation is not None:
+        fields["readout_mlp"] = _readout_width(config)
+    return MACEConfig(**fields)
 
 
 def _readout_width(config: Mapping[str, Any]) -> int:

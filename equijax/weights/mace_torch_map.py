@@ -114,7 +114,7 @@ def _take_constants(state: StateDict, config: MACEConfig, z: list[int]) -> None:
     if config.distance_transform != "none":
         state.constant(f"{radial}.distance_transform.covalent_radii", covalent_radii, radii)
     if config.zbl:
-        zbl = {"c": [0.1818, 0.5099, 0.2802, 0.02817], "p": config.polynomial_cutoff_power,
+        zbl: dict[str, Any] = {"c": [0.1818, 0.5099, 0.2802, 0.02817], "p": config.polynomial_cutoff_power,
                "a_exp": 0.3, "a_prefactor": 0.4543}  # fmt: skip
         for name, value in zbl.items():
             state.constant(f"pair_repulsion_fn.{name}", value)
