@@ -30,8 +30,8 @@ def _check_experiment(path: Path, overrides: list[str], json_file: Path | None) 
 
     experiment = load_experiment(path, overrides)
     result = audit(experiment)
-    typer.echo(result.text)
-    _write_json(result.data, json_file)
+    typer.echo(result.text())
+    _write_json(result.to_dict(), json_file)
 
 
 def _check_model(path: Path, json_file: Path | None) -> None:
