@@ -145,7 +145,7 @@ def _check_extent(structure: Structure, positions: np.ndarray, cell: np.ndarray,
     span = np.ptp(fractional[:, ~periodic], axis=0) if not periodic.all() else np.zeros(1)
     if span.max() > 1e4 * cutoff:
         centre = np.median(positions, axis=0)
-        atom = int(np.argmax(np.linalg.norm(positions - centre, axis=1)))
+        atom = int(np.argmax(np.abs(positions - centre).max(axis=1)))
         raise EquijaxError(
             f"{structure.where}: the atoms span {span.max():.3g} Å without periodicity, more than 10000 "
             f"cutoffs of {cutoff:g} Å; atom {atom} at {positions[atom].tolist()} has flown away"
