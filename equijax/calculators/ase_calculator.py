@@ -94,6 +94,7 @@ class EquijaxCalculator(Calculator):
         system_changes: Sequence[str] = tuple(all_changes),
     ) -> None:
         super().calculate(atoms, properties, system_changes)
+        assert self.atoms is not None
         structure = Structure.from_ase(self.atoms)
         if len(structure) == 0:
             raise EquijaxError("the structure has no atoms")
@@ -115,7 +116,7 @@ class EquijaxCalculator(Calculator):
         if has_stress(structure):
             self.results["stress"] = full_3x3_to_voigt_6_stress(output.stress[0].astype(np.float64))
         if self.dtype == "float32" and not self._warned:
-            self._warn_about_float32(forces, system_changes)
+            self._warn_about_float32(forces, system_changes, self.atoms.has("momenta"))
 
     def _check_finite(self, structure: Structure, energies: np.ndarray, forces: np.ndarray) -> None:
         bad = ~(np.isfinite(energies) & np.isfinite(forces).all(axis=1))
@@ -128,9 +129,9 @@ class EquijaxCalculator(Calculator):
                 f"{structure.positions[atom].tolist()}; is the geometry reasonable?"
             )
 
-    def _warn_about_float32(self, forces: np.ndarray, system_changes: Sequence[str]) -> None:
+    def _warn_about_float32(self, forces: np.ndarray, system_changes: Sequence[str], has_momenta: bool) -> None:
         """Once, when atoms without momenta have been moved several times and the forces get very small."""
-        if "numbers" in system_changes or self.atoms.has("momenta"):
+        if "numbers" in system_changes or has_momenta:
             self._relaxation_steps = 0
             return
         self._relaxation_steps += "positions" in system_changes

@@ -67,8 +67,9 @@ class SkinList:
             displacements = structure.positions - old.positions @ strain
             shrink = float(np.linalg.svd(strain, compute_uv=False)[-1])
         # Only differences matter: a translation of everything leaves the list as it is.
-        displacements = displacements - displacements.mean(axis=0)
-        farthest = float(np.sqrt(np.max(np.sum(displacements**2, axis=1), initial=0.0)))
+        with np.errstate(invalid="ignore", over="ignore"):
+            displacements = displacements - displacements.mean(axis=0)
+            farthest = float(np.sqrt(np.max(np.sum(displacements**2, axis=1))))
         # Comparisons with NaN are false: positions that are not finite lead to a search, which names the atom.
         return self.cutoff + 2 * farthest <= (self.cutoff + self.skin) * shrink * (1 - 1e-9)
 
