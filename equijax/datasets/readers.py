@@ -89,12 +89,9 @@ def read_ase_db(path: str | Path) -> Iterator[RawFrame]:
                 raise EquijaxError(f"{path} frame {index}: atoms without element, or no atoms")
             info: dict[str, Any] = {**row.key_value_pairs}
             arrays: dict[str, np.ndarray] = {}
-            results = {
-                name: row.get(name) for name in ("energy", "free_energy", "forces", "stress", "dipole", "charges")
-            }
+            names = ("energy", "free_energy", "forces", "stress", "dipole", "charges")
+            results = {name: row.get(name) for name in names if row.get(name) is not None}
             for name, value in {**dict(row.data), **results}.items():
-                if value is None:
-                    continue
                 array = np.asarray(value)
                 if array.dtype.kind in "fiub" and array.ndim and array.shape[0] == len(numbers) and name != "stress":
                     arrays[name] = array
