@@ -1,17 +1,10 @@
-"""Symmetric contraction (MACE) evaluated as a tree of pair products.
-
-Every equivariant polynomial of order three is a pair coupling (l1 l2 -> l12) coupled with a third factor l3. Pair
-couplings with natural parity, each unordered pair once, already span the symmetric space, and they are shared by
-all outputs. So instead of the redundant basis of MACE (23 + 51 cubic weights for degrees 0 and 1, lmax 3) the tree
-evaluates 8 + 12 polynomials from common pair products, and one small constant matrix takes MACE's weights there:
-exact, because both bases span the same polynomials.
-"""
+"""Symmetric contraction (MACE): equivariant polynomials of one atom's features, weighted per species."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -19,102 +12,10 @@ import numpy as np
 
 from equijax.irreps.layout import degree_slice
 from equijax.irreps.wigner_3j import wigner_3j
-from equijax.ops.mace_basis import couple, mace_polynomials
+from equijax.ops.mace_basis import mace_polynomials
+from equijax.ops.power_tree import Pair, pair_terms, power_tree
+from equijax.ops.scalar_powers import scalar_powers
 from equijax.ops.tensor_product import AbstractSymmetricPowers
-
-
-class Pair(NamedTuple):
-    """Coupling of two factors, l1 <= l2, to degree l12."""
-
-    l1: int
-    l2: int
-    l12: int
-
-
-class Triple(NamedTuple):
-    """Coupling of a pair with a third factor of degree l3."""
-
-    pair: Pair
-    l3: int
-
-
-def _pair_polynomial(pair: Pair, lmax: int) -> np.ndarray:
-    return couple(np.eye((lmax + 1) ** 2)[degree_slice(pair.l1)], pair.l1, pair.l2, pair.l12, lmax, 1)
-
-
-def _pairs(lmax: int, l12_max: int) -> list[Pair]:
-    """Unordered natural-parity pair couplings, cheapest first."""
-    return sorted(
-        (
-            Pair(l1, l2, l12)
-            for l1 in range(lmax + 1)
-            for l2 in range(l1, lmax + 1)
-            for l12 in range(l2 - l1, min(l1 + l2, l12_max) + 1)
-            if (l1 + l2 + l12) % 2 == 0
-        ),
-        key=lambda pair: (pair.l12, pair.l1 + pair.l2, pair.l2),
-    )
-
-
-@functools.cache
-def _pair_terms(pair: Pair) -> tuple[tuple[tuple[int, int, float], ...], ...]:
-    """Per component of l12: (row of x, row of x, coefficient), each product of rows once."""
-    coupling = wigner_3j(pair.l12, pair.l1, pair.l2) * np.sqrt(2 * pair.l12 + 1)
-    components = []
-    for m in range(2 * pair.l12 + 1):
-        merged: dict[tuple[int, int], float] = {}
-        for i, j in np.argwhere(np.abs(coupling[m]) > 1e-12):
-            a, b = sorted((pair.l1**2 + int(i), pair.l2**2 + int(j)))
-            merged[a, b] = merged.get((a, b), 0.0) + float(coupling[m, i, j])
-        components.append(tuple((a, b, c) for (a, b), c in merged.items() if abs(c) > 1e-12))
-    return tuple(components)
-
-
-class Tree(NamedTuple):
-    """The independent polynomials of one order and degree, and how MACE's weights map to them."""
-
-    nodes: tuple  # Pair for order two, Triple for order three
-    projection: np.ndarray  # [MACE weights, nodes]
-
-
-@functools.cache
-def _tree(lmax: int, l_out: int, order: int) -> Tree:
-    """Pick independent tree polynomials, cheapest first, until MACE's basis is spanned; raises if it never is."""
-    target = mace_polynomials(lmax, l_out, order).reshape(-1, (2 * l_out + 1) * _monomial_count(lmax, order))
-    # Polynomials of one degree are determined by one component; all are kept, the matrices are small.
-    candidates: list[tuple[Pair | Triple, np.ndarray]] = []
-    if order == 2:
-        for pair in _pairs(lmax, l_out):
-            if pair.l12 == l_out:
-                candidates.append((pair, _pair_polynomial(pair, lmax)))
-    else:
-        for pair in _pairs(lmax, 2 * lmax):
-            for l3 in range(lmax + 1):
-                if abs(pair.l12 - l3) <= l_out <= pair.l12 + l3 and (pair.l12 + l3 + l_out) % 2 == 0:
-                    polynomial = couple(_pair_polynomial(pair, lmax), pair.l12, l3, l_out, lmax, 2)
-                    candidates.append((Triple(pair, l3), polynomial))
-    rank = np.linalg.matrix_rank(target, tol=1e-9)
-    chosen, rows, orthonormal = [], [], np.zeros((0, target.shape[1]))
-    for node, polynomial in candidates:
-        row = polynomial.reshape(-1)
-        residual = row - orthonormal.T @ (orthonormal @ row)
-        residual -= orthonormal.T @ (orthonormal @ residual)
-        if np.linalg.norm(residual) > 1e-8 * max(1.0, np.linalg.norm(row)):
-            chosen.append(node)
-            rows.append(row)
-            orthonormal = np.vstack([orthonormal, residual / np.linalg.norm(residual)])
-        if len(chosen) == rank:
-            break
-    projection = np.linalg.lstsq(np.stack(rows).T, target.T, rcond=None)[0].T
-    if np.abs(projection @ np.stack(rows) - target).max() > 1e-10:
-        raise ArithmeticError(f"the tree basis does not span order {order}, degree {l_out}, lmax {lmax}")
-    projection[np.abs(projection) < 1e-14] = 0.0
-    projection.setflags(write=False)
-    return Tree(tuple(chosen), projection)
-
-
-def _monomial_count(lmax: int, order: int) -> int:
-    return mace_polynomials(lmax, 0, order).shape[-1]
 
 
 def _rows(x: jax.Array) -> list[jax.Array]:
@@ -139,43 +40,55 @@ class TreeSymmetricPowers(AbstractSymmetricPowers):
     def contract(
         self, x: jax.Array, weights: dict[tuple[int, int], jax.Array], species_one_hot: jax.Array
     ) -> jax.Array:
-        lmax, channels = self.lmax_in, x.shape[-1]
-        rows = _rows(x)
-
-        def per_atom(l_out: int, order: int) -> list[jax.Array]:
-            w = weights[l_out, order]
+        selected = []
+        for (l_out, order), w in sorted(weights.items()):
             if order > 1:
-                w = jnp.einsum("zec,et->ztc", w, _tree(lmax, l_out, order).projection.astype(x.dtype))
-            selected = species_one_hot @ w.reshape(w.shape[0], -1)
-            return _rows(selected.reshape(x.shape[0], -1, channels))
+                w = jnp.einsum("zec,et->ztc", w, power_tree(self.lmax_in, l_out, order).projection.astype(x.dtype))
+            selected.append((species_one_hot @ w.reshape(w.shape[0], -1)).reshape(x.shape[0], -1, x.shape[-1]))
+        if self.lmax_out == 0:
+            return scalar_powers(x, jnp.concatenate(selected, axis=1), self.lmax_in, self.correlation)
+        return self._unrolled(x, [_rows(w) for w in selected])
+
+    def _unrolled(self, x: jax.Array, weights: list[list[jax.Array]]) -> jax.Array:
+        """The tree as arithmetic on [N, C] arrays; `weights` per degree and order, then per tree node."""
+        rows = _rows(x)
 
         @functools.cache
         def pair_product(pair: Pair) -> list[jax.Array]:
-            return [_weighted_sum([(c, rows[a] * rows[b]) for a, b, c in terms]) for terms in _pair_terms(pair)]
+            return [_weighted_sum([(c, rows[a] * rows[b]) for a, b, c in terms]) for terms in pair_terms(pair)]
 
+        per_order = iter(weights)
         outputs: list[jax.Array] = []
         for l_out in range(self.lmax_out + 1):
-            (linear_weight,) = per_atom(l_out, 1)
+            (linear_weight,) = next(per_order)
             result = [linear_weight * row for row in rows[degree_slice(l_out)]]
             if self.correlation >= 2:
-                for pair, w in zip(_tree(lmax, l_out, 2).nodes, per_atom(l_out, 2)):
+                for pair, w in zip(power_tree(self.lmax_in, l_out, 2).nodes, next(per_order)):
                     result = [r + w * q for r, q in zip(result, pair_product(pair))]
             if self.correlation >= 3:
-                grouped: dict[tuple[int, int], list[jax.Array]] = {}
-                for triple, w in zip(_tree(lmax, l_out, 3).nodes, per_atom(l_out, 3)):
-                    weighted = [w * q for q in pair_product(triple.pair)]
-                    key = (triple.pair.l12, triple.l3)
-                    grouped[key] = [a + b for a, b in zip(grouped[key], weighted)] if key in grouped else weighted
-                for (l12, l3), v in grouped.items():
-                    coupling = wigner_3j(l_out, l12, l3) * np.sqrt(2 * l_out + 1)
-                    for m in range(2 * l_out + 1):
-                        for j in range(2 * l3 + 1):
-                            terms = [
-                                (float(coupling[m, i, j]), v[i])
-                                for i in range(2 * l12 + 1)
-                                if abs(coupling[m, i, j]) > 1e-12
-                            ]
-                            if terms:
-                                result[m] = result[m] + _weighted_sum(terms) * rows[l3 * l3 + j]
+                nodes = power_tree(self.lmax_in, l_out, 3).nodes
+                weighted = [[w * q for q in pair_product(node.pair)] for node, w in zip(nodes, next(per_order))]
+                for (l12, l3), members in _grouped(nodes).items():
+                    v = [sum(components[1:], components[0]) for components in zip(*(weighted[i] for i in members))]
+                    for m, terms in _coupled(v, rows[degree_slice(l3)], l12, l3, l_out):
+                        result[m] = result[m] + terms
             outputs.extend(result)
         return jnp.stack(outputs, axis=1)
+
+
+def _grouped(nodes: tuple) -> dict[tuple[int, int], list[int]]:
+    """Positions of the cubic nodes that share the degrees of their last coupling, which is then done once."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for i, node in enumerate(nodes):
+        groups.setdefault((node.pair.l12, node.l3), []).append(i)
+    return groups
+
+
+def _coupled(v: list[jax.Array], x: list[jax.Array], l12: int, l3: int, l_out: int) -> Iterator[tuple[int, jax.Array]]:
+    """(component m, one product) pairs whose sum couples v of degree l12 with x of degree l3 to l_out."""
+    coupling = wigner_3j(l_out, l12, l3) * np.sqrt(2 * l_out + 1)
+    for m in range(2 * l_out + 1):
+        for j in range(2 * l3 + 1):
+            nonzero = np.flatnonzero(np.abs(coupling[m, :, j]) > 1e-12)
+            if nonzero.size:
+                yield m, _weighted_sum([(float(coupling[m, i, j]), v[i]) for i in nonzero]) * x[j]
