@@ -88,7 +88,7 @@ class BatchSource:
 
     All of it is a function of the frames, the budget, the seed and the epoch, so that a resumed run meets the
     same arrays. Shapes come from the padding policy; its ratio is raised until the epochs planned ahead need at
-    most `max_shapes`, and batches smaller than a typical one share the typical one's shape.
+    most `max_shapes`, and batches smaller than most share the shape of most.
     """
 
     def __init__(
@@ -115,8 +115,8 @@ class BatchSource:
         planned = [b for epoch in range(_PLANNED_EPOCHS if shuffle else 1) for b in self.plan(epoch)]
         self._graphs = max(len(indices) for indices in planned)
         self._floor = (
-            int(np.median([self._atoms[b].sum() for b in planned])),
-            int(np.median([self._neighbors[b].max() for b in planned])),
+            _common_size([self._atoms[b].sum() for b in planned]),
+            _common_size([self._neighbors[b].max() for b in planned]),
         )
         self.policy = policy or PaddingPolicy()
         while True:
@@ -170,6 +170,11 @@ class BatchSource:
         finally:
             stop.set()
             thread.join()
+
+
+def _common_size(sizes: Sequence[int]) -> int:
+    """A size that three quarters of the batches do not exceed: smaller ones are padded to it."""
+    return int(np.quantile(sizes, 0.75, method="higher"))
 
 
 def _put(target: queue.Queue[Any], item: Any, stop: threading.Event) -> bool:

@@ -8,6 +8,7 @@ directory gets its name only then. The step in the name orders checkpoints, file
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -92,8 +93,7 @@ class CheckpointStore:
             raise
         except Exception as error:  # orbax and tensorstore raise many types for a full or read-only disk
             shutil.rmtree(temporary, ignore_errors=True)
-            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-            raise CheckpointNotWritten(f"{final}: the checkpoint could not be written: {reason}") from error
+            raise CheckpointNotWritten(f"{final}: the checkpoint could not be written: {_reason(error)}") from error
         for old in self.steps()[: -self.keep]:
             if old != step:
                 self._remove(old)
@@ -200,10 +200,10 @@ def _name(path: tuple[Any, ...]) -> str:
 
 @contextlib.contextmanager
 def _quiet_orbax() -> Any:
-    """orbax reports each save through absl's logger; failures reach us as exceptions."""
+    """orbax reports saves and failed threads through absl's logger; failures reach us as exceptions."""
     logger = logging.getLogger("absl")
     level = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:
@@ -261,6 +261,14 @@ def _sync_tree(directory: Path) -> None:
                 os.close(handle)
         else:
             sync_directory(path)
+
+
+def _reason(error: Exception) -> str:
+    """What the operating system said, which tensorstore hides at the end of a long line."""
+    text = str(error)
+    known = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
+    found = [os.strerror(number) for number in known if os.strerror(number) in text]
+    return found[0] if found else (text.splitlines() or [type(error).__name__])[0][:200]
 
 
 def _shown(entry: list[Any] | None) -> str:

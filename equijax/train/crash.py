@@ -59,5 +59,6 @@ def write_crash_report(directory: Path, frames: Sequence[LabelledFrame], report:
         labels = {k: np.asarray(v) for k, v in frame.structure.labels.items() if k in ("energy", "forces")}
         atoms.calc = SinglePointCalculator(atoms, **labels)
         images.append(atoms)
-    ase.io.write(directory / "frames.xyz", images, format="extxyz")
+    if images:
+        ase.io.write(directory / "frames.xyz", images, format="extxyz")
     return path

@@ -161,8 +161,8 @@ def finish(task: TrainingTask, directory: RunDirectory, trainer: Trainer, displa
         metrics[name] = result.metrics
         display.message(f"{name}: {one_line(result.metrics)}")
     write_atomically(directory.test_metrics, json.dumps(metrics, indent=1, allow_nan=False).encode())
-    counts = ", ".join(f"{name} {count}" for name, count in sorted(trainer.counter.by_name.items()))
-    trainer.event("finished", f"best epoch {trainer.progress.best_epoch}; compilations: {counts}")
+    best = f"best epoch {trainer.progress.best_epoch} of {trainer.progress.epoch}"
+    trainer.event("finished", best, compilations=trainer.counter.by_name)
     write_report(directory, display)
 
 

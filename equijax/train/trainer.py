@@ -153,6 +153,8 @@ class Trainer:
             for key, value in sums.items():
                 totals[key] = totals.get(key, 0.0) + float(value)
         value = total_loss(totals, self._active_weights(loss))
+        if not np.isfinite(value):
+            self._crash("the validation loss", [], totals)
         record = self._record("valid") | {"loss": float(value)} | errors_from_sums(totals)
         self.log.write(record)
         self.display.row(self._last_train, record)
@@ -187,9 +189,9 @@ class Trainer:
         stage = {"stage": progress.stage} if self.training.stages else {}
         return {"kind": kind, "epoch": progress.epoch, "step": progress.step, "time_s": seconds, **stage}
 
-    def event(self, event: str, text: str) -> None:
+    def event(self, event: str, text: str, **details: Any) -> None:
         """A line in the log of metrics, and on the screen."""
-        self.log.write(self._record("event") | {"event": event, "message": text})
+        self.log.write(self._record("event") | {"event": event, "message": text, **details})
         self.display.message(text)
 
     def _drain(self, leave: int) -> None:
@@ -229,7 +231,7 @@ class Trainer:
             "config": self.task.config,
             "environment": environment(),
         }
-        if values:
+        if frames and values:
             indices = [next(i for i, f in enumerate(source.frames) if f is frame) for frame in frames]
             computed = computed_loss(loss, self.task.observed)
             batch = source.assemble(indices)
@@ -241,7 +243,7 @@ class Trainer:
         kept = f"the checkpoint of step {steps[-1]} is kept" if steps else "there is no checkpoint yet"
         places = ", ".join(frame.structure.where for frame in frames[:3]) + (", ..." if frames[3:] else "")
         raise located(
-            f"{what} is not finite ({places})",
+            f"{what} is not finite" + (f" ({places})" if places else ""),
             file=self.directory.path,
             fix=f"see {path}; {kept}; a smaller learning rate, or cleaner labels, usually helps",
         )

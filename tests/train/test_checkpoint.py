@@ -163,7 +163,7 @@ def test_a_full_disk_leaves_the_earlier_ones_alone(store):
     big = tree(40, size=1_000_000)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
-        with pytest.raises(CheckpointNotWritten, match="00000040: the checkpoint could not be written"):
+        with pytest.raises(CheckpointNotWritten, match="00000040: the checkpoint could not be written: File too large"):
             store.save(40, big, {"progress": {}})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

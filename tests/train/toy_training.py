@@ -10,11 +10,13 @@ import hashlib
 import json
 import sys
 import types
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from equijax.errors import EquijaxWarning
 from equijax.structure import Structure
 from tests.toy_model import ToyConfig
 
@@ -86,7 +88,13 @@ def toy_task(training: dict[str, Any] | None = None, data: Any = None, **experim
     return task_from_dataset(ToyExperiment(config, **experiment), dataset() if data is None else data)
 
 
-def run(directory: Path | str, training: dict[str, Any] | None = None, data: Any = None, **experiment: Any) -> Path:
+def run(
+    directory: Path | str,
+    training: dict[str, Any] | None = None,
+    data: Any = None,
+    channels: int = 4,
+    **experiment: Any,
+) -> Path:
     """Train or resume without the report (which has tests of its own); returns the directory."""
     from equijax.train import loop
     from equijax.train.run_directory import RunDirectory
@@ -95,14 +103,15 @@ def run(directory: Path | str, training: dict[str, Any] | None = None, data: Any
     try:
         place = RunDirectory(directory)
         with place.locked():
-            loop.run_task(toy_task(training, data, **experiment), place, quiet=True)
+            task = toy_task(training, data, model=ToyConfig(channels=channels), **experiment)
+            loop.run_task(task, place, quiet=True)
     finally:
         loop.write_report = written
     return Path(directory)
 
 
 def digest(directory: Path | str) -> str:
-    """sha256 over all arrays and the progress (without times) of the newest checkpoint, and the metrics."""
+    """sha256 over the arrays and progress of the newest checkpoint and the metrics, times and events left out."""
     import orbax.checkpoint as ocp
 
     from equijax.train.checkpoint import CheckpointStore
@@ -116,15 +125,19 @@ def digest(directory: Path | str) -> str:
         sha.update(f"{name} {np.asarray(arrays[name]).dtype} {np.shape(arrays[name])}".encode())
         sha.update(np.asarray(arrays[name]).tobytes())
     saved = json.loads((path / "progress.json").read_text())["progress"]
-    del saved["wall_time"]
+    del saved["wall_time"], saved["records"]
     sha.update(json.dumps(saved, sort_keys=True).encode())
     for line in (Path(directory) / "metrics.jsonl").read_text().splitlines():
         record = json.loads(line)
+        if record["kind"] == "event":
+            continue
         del record["time_s"]
         sha.update(json.dumps(record, sort_keys=True).encode())
     return sha.hexdigest()
 
 
 if __name__ == "__main__":
+    warnings.simplefilter("always", EquijaxWarning)
     run(sys.argv[1], **(json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}))
-    print(digest(sys.argv[1]))
+    if any(Path(sys.argv[1], "checkpoints").iterdir()):
+        print(digest(sys.argv[1]))
