@@ -9,9 +9,13 @@ import jax.numpy as jnp
 def polynomial_cutoff(lengths: jax.Array, cutoff: float | jax.Array, power: int) -> jax.Array:
     """Envelope f(r/cutoff), one at r = 0 and zero from the cutoff on, C² there for power >= 3. Lengths in Å.
 
-    1 - (p+1)(p+2)/2 u^p + p(p+2) u^(p+1) - p(p+1)/2 u^(p+2) with u = r/cutoff (Eq. 8, arXiv:2003.03123).
+    1 - (p+1)(p+2)/2 u^p + p(p+2) u^(p+1) - p(p+1)/2 u^(p+2) with u = r/cutoff (Eq. 8, arXiv:2003.03123), written as
+    (1 - u)³ Σ_k (k+1)(k+2)/2 u^k, k < p: the same polynomial, but positive to the last bit before the cutoff, where
+    the difference of large terms is rounding noise (1e-6 in float32, of either sign).
     """
-    p = power
+    gap = jnp.maximum(cutoff - lengths, 0.0) / cutoff
     u = jnp.minimum(lengths / cutoff, 1.0)
-    polynomial = 1.0 - u**p * ((p + 1) * (p + 2) / 2 - u * (p * (p + 2) - u * (p * (p + 1) / 2)))
-    return jnp.where(lengths < cutoff, polynomial, 0.0)
+    series = jnp.full_like(u, power * (power + 1) / 2)
+    for k in reversed(range(power - 1)):
+        series = series * u + (k + 1) * (k + 2) / 2
+    return jnp.where(lengths < cutoff, gap**3 * series, 0.0)
