@@ -16,7 +16,9 @@ from equijax.graph.batching import BatchBudget, plan_batches
 from equijax.graph.padding import Capacity, PaddingPolicy
 
 CHEAP = 0.03
-"""A compilation costs more than this fraction of the run's edge slots."""
+"""Shapes are merged when that adds at most this fraction of all edge slots, ..."""
+CHEAP_SLOTS = 1024
+"""... or at most so many edge slots per epoch: over a usual run, less than a compilation costs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,17 +50,19 @@ def plan_shapes(
     shuffle: bool = True,
     max_shapes: int = 4,
     epochs: int = 10,
+    places: Sequence[str] | None = None,
 ) -> ShapePlan:
     """At most `max_shapes` shapes that hold every batch of the first `epochs` epochs.
 
     `sizes` are (atoms, edges, largest number of neighbours) per structure. Shapes of the policy are merged,
     the cheapest pair first, where the cost is the number of edge slots added over all batches; also below
-    `max_shapes`, as long as a merger adds less than the fraction CHEAP.
+    `max_shapes`, as long as a merger is cheap. `places` name the structures in errors.
     """
     table = np.asarray(sizes, dtype=np.int64).reshape(-1, 3)
     visits: Counter[Capacity] = Counter()
-    for epoch in range(epochs if shuffle else 1):
-        for indices in plan_batches(table[:, :2], budget, seed, epoch, shuffle):
+    rounds = epochs if shuffle else 1
+    for epoch in range(rounds):
+        for indices in plan_batches(table[:, :2], budget, seed, epoch, shuffle, places):
             visits[policy.capacity(*batch_size(table, indices))] += 1
     total = sum(shape.edges * count for shape, count in visits.items())
     while len(visits) > 1:
@@ -66,7 +70,7 @@ def plan_shapes(
         cost, first, second = min(
             (_merge_cost(a, visits[a], b, visits[b]), a, b) for k, a in enumerate(known) for b in known[k + 1 :]
         )
-        if len(visits) <= max_shapes and cost > CHEAP * total:
+        if len(visits) <= max_shapes and cost > max(CHEAP * total, CHEAP_SLOTS * rounds):
             break
         count = visits.pop(first) + visits.pop(second)
         visits[_union(first, second)] += count

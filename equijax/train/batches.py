@@ -13,12 +13,12 @@ import numpy as np
 from equijax.errors import EquijaxError, located
 from equijax.graph.batching import BatchBudget, StructureGraph, batch, plan_batches, structure_graph
 from equijax.graph.padding import Capacity, PaddingPolicy
+from equijax.graph.shapes import batch_size, plan_shapes
 from equijax.precision import DType
 from equijax.structure import Structure
 from equijax.train.loss import LabelledBatch
 
 LABELS = ("energy", "forces", "stress")
-_PLANNED_EPOCHS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +87,8 @@ class BatchSource:
     """The batches of a set of frames: which frames, in what order, padded to which shape.
 
     All of it is a function of the frames, the budget, the seed and the epoch, so that a resumed run meets the
-    same arrays. Shapes come from the padding policy; its ratio is raised until the epochs planned ahead need at
-    most `max_shapes`, and batches smaller than most share the shape of most.
+    same arrays. Shapes come from the padding policy, merged until the epochs planned ahead need at most
+    `max_shapes`; `equijax check` plans the same ones.
     """
 
     def __init__(
@@ -108,36 +108,27 @@ class BatchSource:
         self.seed = seed
         self.shuffle = shuffle
         self.dtype = dtype
-        self._atoms = np.array([frame.graph.num_nodes for frame in frames])
-        self._neighbors = np.array([frame.graph.max_neighbors for frame in frames])
-        self._sizes = np.stack([self._atoms, [frame.graph.num_edges for frame in frames]], axis=1)
+        graphs = [frame.graph for frame in frames]
+        self._sizes = np.array([(graph.num_nodes, graph.num_edges, graph.max_neighbors) for graph in graphs])
         self._places = [frame.structure.where for frame in frames]
-        planned = [b for epoch in range(_PLANNED_EPOCHS if shuffle else 1) for b in self.plan(epoch)]
-        self._graphs = max(len(indices) for indices in planned)
-        self._floor = (
-            _common_size([self._atoms[b].sum() for b in planned]),
-            _common_size([self._neighbors[b].max() for b in planned]),
+        self._shapes = plan_shapes(
+            self._sizes,
+            budget,
+            policy or PaddingPolicy(),
+            seed=seed,
+            shuffle=shuffle,
+            max_shapes=max_shapes,
+            places=self._places,
         )
-        self.policy = policy or PaddingPolicy()
-        while True:
-            self.capacities = sorted({self.capacity(indices) for indices in planned})
-            if len(self.capacities) <= max_shapes or self.policy.ratio >= 4.0:
-                break
-            self.policy = self.policy.model_copy(update={"ratio": min(4.0, self.policy.ratio * 1.2)})
+        self.capacities = list(self._shapes.capacities)
 
     def plan(self, epoch: int) -> list[list[int]]:
         """Frame indices of every batch of an epoch; each frame occurs once."""
-        return plan_batches(self._sizes, self.budget, self.seed, epoch, self.shuffle, self._places)
+        return plan_batches(self._sizes[:, :2], self.budget, self.seed, epoch, self.shuffle, self._places)
 
     def capacity(self, indices: Sequence[int]) -> Capacity:
         """The padded shape of a batch."""
-        rows = list(indices)
-        shape = self.policy.capacity(
-            max(int(self._atoms[rows].sum()), self._floor[0]),
-            max(int(self._neighbors[rows].max()), self._floor[1]),
-            0,
-        )
-        return dataclasses.replace(shape, graphs=max(self._graphs, len(rows)) + 1)
+        return self._shapes.capacity(*batch_size(self._sizes, indices))
 
     def assemble(self, indices: Sequence[int]) -> LabelledBatch:
         """Numpy arrays of one batch in the source's precision."""
@@ -170,11 +161,6 @@ class BatchSource:
         finally:
             stop.set()
             thread.join()
-
-
-def _common_size(sizes: Sequence[int]) -> int:
-    """A size that three quarters of the batches do not exceed: smaller ones are padded to it."""
-    return int(np.quantile(sizes, 0.75, method="higher"))
 
 
 def _put(target: queue.Queue[Any], item: Any, stop: threading.Event) -> bool:
