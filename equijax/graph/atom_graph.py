@@ -16,9 +16,10 @@ Array = Any  # numpy on the host, jax.Array inside jit
 class AtomGraph:
     """G structures with N atoms and K neighbour slots per atom, padding included. Lengths in Å.
 
-    Receivers are rows. Slot (n, k) is the directed edge neighbors[n, k] -> n with edge vector
-    r_n - r_neighbors[n, k] - shifts[n, k] @ cell  (so that "r_receiver - r_sender + shift" holds for the
-    shift that neighbour lists report from receiver's point of view, see `edge_vectors`).
+    Receivers are rows. Slot (n, k) is the directed edge neighbors[n, k] -> n: the sender sits at
+    r_neighbors[n, k] + shifts[n, k] @ cell, and the edge vector is r_n minus that place (`edge_vectors`).
+    `equijax.graph.batching.batch` builds it; positions are wrapped into the cell there, so whoever updates them
+    takes the new ones from `StructureGraph.moved`.
 
     | field | shape | meaning |
     |---|---|---|
