@@ -53,9 +53,11 @@ def _stages(lmax: int, correlation: int) -> _Stages:
         coefficient = wigner_3j(0, l, l)[0, 0, 0]
         for m in range(2 * l + 1):
             rows.append((first_row[triple.pair] + m, 1 + len(quadratic) + i, l * l + m, coefficient))
-    factor_row, weight_row, partner, coefficient = (np.array(column) for column in zip(*rows))
-    first, second = np.array(monomials, dtype=np.int64).reshape(-1, 2).T
-    return _Stages(first, second, pair_matrix, factor_row, weight_row, partner, coefficient)
+    factor_row, weight_row, partner, coefficient = zip(*rows)
+    # int32 rows: jax remembers how it traced an index array, and int64 ones mean other types in 64-bit mode.
+    first, second = np.array(monomials, dtype=np.int32).reshape(-1, 2).T
+    indices = (np.array(column, dtype=np.int32) for column in (factor_row, weight_row, partner))
+    return _Stages(first, second, pair_matrix, *indices, np.array(coefficient))
 
 
 def scalar_powers(x: jax.Array, weights: jax.Array, lmax: int, correlation: int) -> jax.Array:
