@@ -83,7 +83,7 @@ class MACEConfig(StrictModel):
         try:
             irreps = self.hidden
         except EquijaxError as error:
-            raise ValueError(str(error)) from error
+            raise ValueError(f"hidden_irreps: {error}") from error
         if irreps.channels > 4096:
             raise ValueError(f"hidden_irreps '{self.hidden_irreps}' has {irreps.channels} channels; at most 4096")
         if irreps.lmax > self.lmax:
