@@ -23,11 +23,15 @@ CHEAP_SLOTS = 1024
 
 @dataclasses.dataclass(frozen=True)
 class ShapePlan:
-    """Shapes for batches of one data set, cheapest first, with the policy as the way out for anything
-    larger."""
+    """Shapes for batches of one data set, cheapest first, with the policy as the way out for anything larger.
+
+    No shape exceeds `limit`, which holds any batch that the budget allows: a policy rounds up for sizes it does
+    not know yet, and here all are known.
+    """
 
     capacities: tuple[Capacity, ...]
     policy: PaddingPolicy
+    limit: Capacity | None = None
 
     def capacity(self, num_nodes: int, num_neighbors: int, num_graphs: int) -> Capacity:
         """The cheapest listed shape that holds the batch and its ghosts, else the policy's own bucket."""
@@ -38,7 +42,7 @@ class ShapePlan:
                 and num_graphs + 1 <= capacity.graphs
             ):
                 return capacity
-        return self.policy.capacity(num_nodes, num_neighbors, num_graphs)
+        return _within(self.policy.capacity(num_nodes, num_neighbors, num_graphs), self.limit)
 
 
 def plan_shapes(
@@ -60,10 +64,11 @@ def plan_shapes(
     """
     table = np.asarray(sizes, dtype=np.int64).reshape(-1, 3)
     visits: Counter[Capacity] = Counter()
+    limit = _largest_batch(table, budget, policy) if len(table) else None
     rounds = epochs if shuffle else 1
     for epoch in range(rounds):
         for indices in plan_batches(table[:, :2], budget, seed, epoch, shuffle, places):
-            visits[policy.capacity(*batch_size(table, indices))] += 1
+            visits[_within(policy.capacity(*batch_size(table, indices)), limit)] += 1
     total = sum(shape.edges * count for shape, count in visits.items())
     while len(visits) > 1:
         known = sorted(visits)
@@ -75,13 +80,36 @@ def plan_shapes(
         count = visits.pop(first) + visits.pop(second)
         visits[_union(first, second)] += count
     ordered = sorted(visits, key=lambda shape: (shape.edges, shape))
-    return ShapePlan(capacities=tuple(ordered), policy=policy)
+    return ShapePlan(capacities=tuple(ordered), policy=policy, limit=limit)
 
 
 def batch_size(table: np.ndarray, indices: Sequence[int]) -> tuple[int, int, int]:
     """(atoms, largest number of neighbours, structures) of the batch of these rows of `sizes`."""
     rows = table[list(indices)]
     return int(rows[:, 0].sum()), int(rows[:, 2].max(initial=0)), len(rows)
+
+
+def _largest_batch(table: np.ndarray, budget: BatchBudget, policy: PaddingPolicy) -> Capacity:
+    """The smallest shape, in the policy's multiples, that holds every batch within the budget."""
+    count = min(budget.max_structures or len(table), len(table))
+    nodes = int(np.sort(table[:, 0])[-count:].sum())
+    if budget.max_atoms is not None:
+        # A structure above the budget may have a batch of its own.
+        nodes = min(nodes, max(budget.max_atoms, int(table[:, 0].max())))
+    neighbors = max(int(table[:, 2].max()), 1)
+    return Capacity(
+        nodes=-(-(nodes + 1) // policy.node_multiple) * policy.node_multiple,
+        neighbors=-(-neighbors // policy.neighbor_multiple) * policy.neighbor_multiple,
+        graphs=count + 1,
+    )
+
+
+def _within(shape: Capacity, limit: Capacity | None) -> Capacity:
+    if limit is None:
+        return shape
+    return Capacity(
+        min(shape.nodes, limit.nodes), min(shape.neighbors, limit.neighbors), min(shape.graphs, limit.graphs)
+    )
 
 
 def _union(a: Capacity, b: Capacity) -> Capacity:

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from equijax.graph.batching import BatchBudget, plan_batches
 from equijax.graph.padding import Capacity, PaddingPolicy
@@ -52,6 +54,33 @@ def test_larger_batches_fall_back_to_the_policy():
 def test_a_smaller_last_batch_shares_the_shape_of_the_others_where_that_is_cheap():
     budget = BatchBudget(max_structures=10)
     many = plan_shapes([(15, 200, 14)] * 455, budget, PaddingPolicy())
-    assert many.capacities == (Capacity(152, 16, 12),)
+    assert many.capacities == (Capacity(152, 16, 11),)
     few = plan_shapes([(15, 200, 14)] * 11, budget, PaddingPolicy())
     assert len(few.capacities) == 2
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 40), st.just(0), st.integers(0, 30)), min_size=1, max_size=40),
+    st.one_of(st.none(), st.integers(1, 9)),
+    st.one_of(st.none(), st.integers(1, 100)),
+)
+def test_every_batch_of_every_epoch_fits(sizes, max_structures, max_atoms):
+    if max_structures is None and max_atoms is None:
+        return
+    budget = BatchBudget(max_structures=max_structures, max_atoms=max_atoms, oversized="alone")
+    table = np.array(sizes)
+    shapes = plan_shapes(table, budget, PaddingPolicy(), seed=3, epochs=2)
+    assert len(shapes.capacities) <= 4
+    for epoch in range(6):
+        for indices in plan_batches(table[:, :2], budget, seed=3, epoch=epoch):
+            nodes, neighbors, graphs = batch_size(table, indices)
+            capacity = shapes.capacity(nodes, neighbors, graphs)
+            assert capacity.nodes > nodes
+            assert capacity.neighbors >= neighbors
+            assert capacity.graphs > graphs
+            assert epoch >= 2 or capacity in shapes.capacities
+
+
+def test_known_sizes_are_not_rounded_up_further_than_needed():
+    shapes = plan_shapes([(9, 72, 8)] * 157, BatchBudget(max_structures=8), PaddingPolicy())
+    assert shapes.capacities == (Capacity(80, 8, 9),)
