@@ -55,6 +55,15 @@ class ToyConfig(pydantic.BaseModel):
         return ToyModel(cutoff=self.cutoff, channels=self.channels, statistics=statistics)
 
 
+def stretched(name: str) -> Any:
+    """A molecule of ASE's collection with distances near the minimum of the toy's pair terms."""
+    from ase.build import molecule
+
+    atoms = molecule(name)
+    atoms.positions *= 1.8
+    return atoms
+
+
 def toy_potential(
     elements: tuple[int, ...] = (1, 6, 8), cutoff: float = 4.0, dtype: str = "float32", seed: int = 0
 ) -> Potential:

@@ -103,7 +103,8 @@ class EquijaxCalculator(Calculator):
                 "stress: the system is not periodic or its cell has no volume, so a stress is not defined"
             )
         graph, vectors = self._list.edges(structure)
-        capacity = self._evaluator.capacity(graph.num_nodes, graph.max_neighbors)
+        spare = spare_neighbors(structure, graph.max_neighbors)
+        capacity = self._evaluator.capacity(graph.num_nodes, graph.max_neighbors, spare_neighbors=spare)
         padded = batch([graph], capacity, self.dtype)
         output = self._evaluator.derivatives(padded, pad_vectors(padded, graph.receivers, graph.slots, vectors))
         size = graph.num_nodes
@@ -143,3 +144,9 @@ class EquijaxCalculator(Calculator):
                 EquijaxWarning,
                 stacklevel=2,
             )
+
+
+def spare_neighbors(structure: Structure, max_neighbors: int) -> int:
+    """Room for atoms that come within the cutoff as the structure moves, so that a shape lasts a trajectory."""
+    spare = 1 + max_neighbors // 12
+    return spare if any(structure.pbc) else min(spare, max(len(structure) - 1 - max_neighbors, 0))

@@ -43,8 +43,11 @@ class CompiledShapes:
         for shape in shapes:
             self._touch(shape)
 
-    def choose(self, num_nodes: int, num_neighbors: int, num_graphs: int = 1) -> Capacity:
-        """A shape for real atoms, the largest number of neighbours of an atom, and real structures."""
+    def choose(self, num_nodes: int, num_neighbors: int, num_graphs: int = 1, spare_neighbors: int = 0) -> Capacity:
+        """A shape for real atoms, the largest number of neighbours of an atom, and real structures.
+
+        A new shape gets room for `spare_neighbors` more neighbours.
+        """
         tight = self.policy.capacity(num_nodes, num_neighbors, num_graphs)
         limit = max(SMALL_SLOTS, 2 * tight.edges)
         fitting = [
@@ -54,7 +57,8 @@ class CompiledShapes:
         ]
         if fitting:
             return min(fitting, key=lambda shape: (shape.edges, shape))
-        return tight if self._shapes_made < 2 else coarse(tight)
+        roomy = self.policy.capacity(num_nodes, num_neighbors + spare_neighbors, num_graphs)
+        return roomy if self._shapes_made < 2 else coarse(roomy)
 
     def function(self, kind: str, shape: Capacity, make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
         """The compiled function of this kind and shape, made by `make` when it is not there."""

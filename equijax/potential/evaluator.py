@@ -40,9 +40,9 @@ class Evaluator:
         """Number of times a function was traced and compiled so far."""
         return self._counter.count
 
-    def capacity(self, num_nodes: int, num_neighbors: int, num_graphs: int = 1) -> Capacity:
-        """The padded shape for real atoms, neighbours per atom and structures."""
-        return self.shapes.choose(num_nodes, num_neighbors, num_graphs)
+    def capacity(self, num_nodes: int, num_neighbors: int, num_graphs: int = 1, spare_neighbors: int = 0) -> Capacity:
+        """The padded shape for real atoms, neighbours per atom and structures; see `CompiledShapes.choose`."""
+        return self.shapes.choose(num_nodes, num_neighbors, num_graphs, spare_neighbors)
 
     def node_outputs(self, graph: AtomGraph, vectors: np.ndarray) -> Any:
         """NodeOutputs of the model, no derivatives."""

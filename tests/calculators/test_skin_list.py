@@ -85,7 +85,7 @@ def test_atoms_wrapped_by_other_code():
     check(skin_list, moved(structure, structure.positions + images @ structure.cell))
     assert skin_list.rebuilds == 2
     # All atoms by the same lattice vector: the list is still right and is kept.
-    check(skin_list, moved(structure, structure.positions + (images + [1, 1, 0]) @ structure.cell))
+    check(skin_list, moved(structure, structure.positions + (images + np.array([1, 1, 0])) @ structure.cell))
     assert skin_list.rebuilds == 2
 
 
