@@ -55,7 +55,7 @@ def train(
     if experiment.training.tensorboard:
         tensorboard_writer(directory.path / "tensorboard", 0).close()
     with directory.locked():
-        run_task(build_task(experiment), directory, quiet, allow_changed_data)
+        run_task(build_task(experiment, directory.path / "skipped.csv"), directory, quiet, allow_changed_data)
     return directory.model
 
 

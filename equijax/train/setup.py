@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import warnings
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -44,11 +45,16 @@ class TrainingTask:
     fingerprints: dict[str, str]
 
 
-def build_task(experiment: Any) -> TrainingTask:
-    """Read the data of an ExperimentConfig, check that it can train the model, and build all graphs."""
+def build_task(experiment: Any, skipped_csv: Path | None = None) -> TrainingTask:
+    """Read the data of an ExperimentConfig, check that it can train the model, and build all graphs.
+
+    Frames that the configuration allows to leave out are listed in `skipped_csv`.
+    """
     from equijax.datasets import load_dataset
 
-    return task_from_dataset(experiment, load_dataset(experiment.dataset, seed=experiment.seed))
+    return task_from_dataset(
+        experiment, load_dataset(experiment.dataset, seed=experiment.seed, skipped_csv=skipped_csv)
+    )
 
 
 def task_from_dataset(experiment: Any, dataset: Any) -> TrainingTask:
@@ -187,7 +193,8 @@ def initial_parameters(task: TrainingTask) -> Any:
         params = task.module.init(key, graph, edge_vectors(graph))["params"]
         return jax.tree.map(lambda leaf: leaf.astype(task.dtype), params)
 
-    return jax.jit(init)(jax.random.key(task.seed))
+    # One use: a compilation without optimisation takes a third of the time.
+    return jax.jit(init, compiler_options={"xla_backend_optimization_level": "0"})(jax.random.key(task.seed))
 
 
 def computed_loss(loss: LossConfig, observed: tuple[str, ...]) -> LossConfig:

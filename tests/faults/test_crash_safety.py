@@ -16,6 +16,7 @@ import pytest
 
 from equijax.train.checkpoint import CheckpointStore
 from tests.train.conftest import compilation_cache_directory  # noqa: F401
+from tests.train.toy_training import digest
 
 SHORT = {"max_epochs": 8, "checkpoint_every_steps": 2}  # 40 steps, a checkpoint after every second
 LONG = {"max_epochs": 100, "checkpoint_every_steps": 2}
@@ -23,7 +24,25 @@ LONG = {"max_epochs": 100, "checkpoint_every_steps": 2}
 
 def start(directory, training, cache, file_size=None, **experiment):
     """`python -m tests.train.toy_training` in a process of its own."""
+    options = json.dumps({"training": training, **experiment})
+    return launch(["-m", "tests.train.toy_training", str(directory), options], cache, file_size)
 
+
+def start_mace(directory, training, cache):
+    """`equijax train --resume` of a small MACE on the embedded data."""
+    settings = {
+        **{f"training.{key}": value for key, value in training.items()},
+        "model.hidden_irreps": "8x0e+8x1o",
+        "model.radial_mlp": "[8]",
+        "model.num_layers": 1,
+        "dataset.test": "{}",
+    }
+    overrides = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    command = ["train", "experiments/quickstart.yaml", "--resume", "--quiet", "--output", str(directory)]
+    return launch(["-m", "equijax.cli.main", *command, *overrides], cache)
+
+
+def launch(arguments, cache, file_size=None):
     def limit():
         if file_size is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
@@ -31,12 +50,11 @@ def start(directory, training, cache, file_size=None, **experiment):
     environment = {
         **os.environ,
         "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "TF_CPP_MIN_LOG_LEVEL": "3",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
     }
-    options = json.dumps({"training": training, **experiment})
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.train.toy_training", str(directory), options],
+        [sys.executable, *arguments],
         cwd=Path(__file__).parents[2],
         env=environment,
         stdout=subprocess.PIPE,
@@ -46,10 +64,11 @@ def start(directory, training, cache, file_size=None, **experiment):
     )
 
 
-def finished(process):
-    out, err = process.communicate(timeout=300)
+def finished(process, directory):
+    """The digest of a run that must come to its end."""
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
-    return out.split()[-1]
+    return digest(directory)
 
 
 def unfinished(directory):
@@ -64,7 +83,7 @@ def wait_until(process, condition, timeout=120.0):
         time.sleep(0.002)
 
 
-def killed_runs(directory, training, cache, kills, seed):
+def killed_runs(directory, training, cache, kills, seed, start=start):
     """Start, kill with SIGKILL, start again; returns (kills that hit a run, kills inside a checkpoint write)."""
     rng = random.Random(seed)
     hit = inside = 0
@@ -91,25 +110,32 @@ def killed_runs(directory, training, cache, kills, seed):
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory, compilation_cache_directory):  # noqa: F811
     """The digest of SHORT without any fault."""
-    return finished(start(tmp_path_factory.mktemp("straight") / "run", SHORT, compilation_cache_directory))
+    directory = tmp_path_factory.mktemp("straight") / "run"
+    return finished(start(directory, SHORT, compilation_cache_directory), directory)
 
 
 def test_killed_three_times_and_the_same_bits(straight, tmp_path, compilation_cache_directory):  # noqa: F811
     hit, inside = killed_runs(tmp_path, SHORT, compilation_cache_directory, kills=3, seed=0)
     assert hit >= 2
     assert inside >= 1
-    assert finished(start(tmp_path, SHORT, compilation_cache_directory)) == straight
+    assert finished(start(tmp_path, SHORT, compilation_cache_directory), tmp_path) == straight
     assert not unfinished(tmp_path)
 
 
 @pytest.mark.slow
-def test_killed_twenty_times_and_the_same_bits(tmp_path, compilation_cache_directory):  # noqa: F811
-    expected = finished(start(tmp_path / "straight", LONG, compilation_cache_directory))
-    hit, inside = killed_runs(tmp_path / "killed", LONG, compilation_cache_directory, kills=20, seed=1)
+@pytest.mark.parametrize(
+    ("begin", "training"),
+    [(start, LONG), (start_mace, {"max_epochs": 12, "checkpoint_every_steps": 5})],
+    ids=["toy", "mace"],
+)
+def test_killed_twenty_times_and_the_same_bits(tmp_path, compilation_cache_directory, begin, training):  # noqa: F811
+    cache, killed = compilation_cache_directory, tmp_path / "killed"
+    expected = finished(begin(tmp_path / "straight", training, cache), tmp_path / "straight")
+    hit, inside = killed_runs(killed, training, cache, kills=20, seed=1, start=begin)
     print(f"{hit} kills, {inside} of them inside a checkpoint write")
     assert hit >= 18
     assert inside >= 4
-    assert finished(start(tmp_path / "killed", LONG, compilation_cache_directory)) == expected
+    assert finished(begin(killed, training, cache), killed) == expected
 
 
 def test_sigterm_saves_and_a_second_process_is_refused(straight, tmp_path, compilation_cache_directory):  # noqa: F811
@@ -129,7 +155,7 @@ def test_sigterm_saves_and_a_second_process_is_refused(straight, tmp_path, compi
     assert not unfinished(tmp_path)
     assert not (tmp_path / "run.lock").exists()
     if newest < 40:
-        assert finished(start(tmp_path, SHORT, compilation_cache_directory)) == straight
+        assert finished(start(tmp_path, SHORT, compilation_cache_directory), tmp_path) == straight
 
 
 def test_a_full_disk_costs_checkpoints_and_not_the_run(tmp_path, compilation_cache_directory):  # noqa: F811
@@ -141,5 +167,5 @@ def test_a_full_disk_costs_checkpoints_and_not_the_run(tmp_path, compilation_cac
     assert not CheckpointStore(tmp_path / "checkpoints").steps()
     assert not unfinished(tmp_path)
     assert (tmp_path / "model.safetensors").stat().st_size > 8000
-    assert finished(start(tmp_path, training, compilation_cache_directory, channels=512))
+    assert finished(start(tmp_path, training, compilation_cache_directory, channels=512), tmp_path)
     assert CheckpointStore(tmp_path / "checkpoints").steps() == [4, 8, 10]
