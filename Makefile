@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PYTHONUNBUFFERED := 1
 
-.PHONY: setup demo test test-slow lint types bench docs clean
+.PHONY: setup demo test test-slow lint types bench bench-peers docs clean
 
 setup: $(STAMP)
 
@@ -34,6 +34,19 @@ types: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/equijax bench models
+
+# The other libraries pin other versions of jax and torch, so each lives in an environment of its own.
+PEERS := .venv-peers
+$(PEERS)/mace-torch/bin/python:
+	$(PYTHON) -m venv $(PEERS)/mace-torch
+	$(PEERS)/mace-torch/bin/python -m pip install --quiet 'mace-torch==0.3.16'
+
+$(PEERS)/mlip/bin/python:
+	$(PYTHON) -m venv $(PEERS)/mlip
+	$(PEERS)/mlip/bin/python -m pip install --quiet 'mlip==0.2.5'
+
+bench-peers: $(STAMP) $(PEERS)/mace-torch/bin/python $(PEERS)/mlip/bin/python
+	$(BIN)/python benchmarks/peers_mace.py --mace-torch $(PEERS)/mace-torch/bin/python --mlip $(PEERS)/mlip/bin/python
 
 docs: $(STAMP)
 	$(BIN)/python -m pip install --quiet -e '.[docs]'

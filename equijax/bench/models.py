@@ -64,6 +64,7 @@ def time_models(
 ) -> list[Timing]:
     """Energy and forces ("md"), and loss gradients of energy and forces ("train"), for each model and case.
 
+    Models in `PARTS` also get the parts of the MD step ("md: tensor product", ...).
     `overrides` are fields of the model configs. Each measurement repeats for about `seconds`.
     """
     from equijax.models import MODELS
@@ -106,10 +107,34 @@ def _time_case(
             return jnp.sum(energy**2) + jnp.sum(forces**2)
 
         tasks = {"md": jax.jit(predict), "train": jax.jit(jax.grad(loss))}
-        return [
-            Timing(name, case, task, dtype, atoms, edges, *_measure(function, params, seconds))
+        timings = [
+            Timing(name, case, task, dtype, atoms, edges, *_measure(lambda f=function: f(params), seconds))
             for task, function in tasks.items()
         ]
+        if name in PARTS:
+            parts = {
+                part: Timing(name, case, part, dtype, atoms, edges, *_measure(function, seconds / 3))
+                for part, function in PARTS[name](config, params, padded).items()
+            }
+            timings += _shares(timings[0], parts)
+    return timings
+
+
+def _shares(whole: Timing, parts: dict[str, Timing]) -> list[Timing]:
+    """The profile of an MD step: parts that were timed alone, and the rest of the whole step."""
+    radial, convolution, contraction = (parts[part] for part in ("radial", "convolution", "contraction"))
+
+    def difference(task: str, a: Timing, *others: Timing) -> Timing:
+        median = a.median_s - sum(other.median_s for other in others)
+        best = a.best_s - sum(other.best_s for other in others)
+        return dataclasses.replace(a, task=task, first_s=0.0, median_s=max(0.0, median), best_s=max(0.0, best))
+
+    return [
+        dataclasses.replace(radial, task="md: radial network"),
+        difference("md: tensor product", convolution, radial),
+        dataclasses.replace(contraction, task="md: symmetric contraction"),
+        difference("md: rest", whole, convolution, contraction),
+    ]
 
 
 def _capacity(graphs: list[StructureGraph]) -> Any:
@@ -117,15 +142,25 @@ def _capacity(graphs: list[StructureGraph]) -> Any:
     return PaddingPolicy().capacity(nodes, max(graph.max_neighbors for graph in graphs), len(graphs))
 
 
-def _measure(function: Callable[[Any], Any], params: Any, seconds: float) -> tuple[float, float, float, int]:
+def _measure(function: Callable[[], Any], seconds: float) -> tuple[float, float, float, int]:
     import jax
 
     start = time.perf_counter()
-    jax.block_until_ready(function(params))
+    jax.block_until_ready(function())
     first = time.perf_counter() - start
     times: list[float] = []
     while sum(times) < seconds and len(times) < 1000:
         start = time.perf_counter()
-        jax.block_until_ready(function(params))
+        jax.block_until_ready(function())
         times.append(time.perf_counter() - start)
     return first, float(np.median(times)), min(times), len(times)
+
+
+def _mace_parts(*arguments: Any) -> dict[str, Callable[[], Any]]:
+    from equijax.bench.mace_parts import mace_parts
+
+    return mace_parts(*arguments)
+
+
+PARTS: dict[str, Callable[..., dict[str, Callable[[], Any]]]] = {"mace": _mace_parts}
+"""Architectures that can time their parts: (config, params, graph) to functions named as in `_shares`."""

@@ -1,0 +1,183 @@
+"""Learning curves of equijax and mace-torch on acetylacetone: validation force error against CPU time.
+
+Same architecture, batch size, optimiser, schedule, loss, EMA, split (450/50), precision (float32) and statistics of
+the data; different random initial weights and shuffles. Both processes run at the same time on one pinned core, so that
+whatever else the machine does falls on both; the time that counts is CPU time of the process, compilation, data
+loading and validation included. On an idle machine with one thread this is the wall time.
+
+    python benchmarks/learning_curve.py --mace-torch PYTHON --data acac/train_300K.xyz
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+WORKERS = Path(__file__).parent / "workers"
+ATOMIC_ENERGIES = {"H": -13.568422178253735, "C": -1026.8538996116154, "O": -2037.796869412825}  # of BOTNet-datasets
+NUMBERS = {"H": 1, "C": 6, "O": 8}
+
+
+def write_split(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """450 and 50 frames, drawn by seed; also with energies without atoms for the float32 loop of torch."""
+    import ase.io
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    from equijax.graph.neighbors import neighbor_list
+    from equijax.structure import Structure
+
+    frames = [atoms for atoms in ase.io.read(options.data, ":") if len(atoms) > 1]
+    order = np.random.default_rng(options.seed).permutation(len(frames))
+    parts = {"train": order[: len(frames) * 9 // 10], "valid": order[len(frames) * 9 // 10 :]}
+    setup: dict[str, Any] = {}
+    interaction, forces, degrees = [], [], []
+    for name, chosen in parts.items():
+        plain, referenced = [], []
+        for index in chosen:
+            atoms = frames[index].copy()
+            atoms.pbc, atoms.cell = False, np.zeros((3, 3))
+            source = frames[index]
+            energy = source.get_potential_energy() if source.calc else source.info["energy"]
+            force = source.get_forces() if source.calc else source.arrays["forces"]
+            atoms.info, atoms.arrays = {}, {k: v for k, v in atoms.arrays.items() if k in ("numbers", "positions")}
+            without_atoms = energy - sum(ATOMIC_ENERGIES[symbol] for symbol in atoms.get_chemical_symbols())
+            for target, value in ((plain, energy), (referenced, without_atoms)):
+                copy = atoms.copy()
+                copy.calc = SinglePointCalculator(copy, energy=value, forces=force)
+                target.append(copy)
+            if name == "train":
+                interaction.append(without_atoms / len(atoms))
+                forces.append(force.ravel())
+                edges = neighbor_list(Structure.from_ase(atoms), 5.0)
+                degrees.append(np.bincount(edges.receivers, minlength=len(atoms)))
+        for suffix, members in (("", plain), ("_referenced", referenced)):
+            path = (folder / f"{name}{suffix}.xyz").resolve()
+            ase.io.write(path, members, format="extxyz")
+            setup[f"{name}{suffix}"] = str(path)
+    degree = np.concatenate(degrees)
+    setup["statistics"] = {
+        "avg_num_neighbors": float(degree[degree > 0].mean()),
+        "scale": float(np.sqrt(np.mean(np.concatenate(forces) ** 2))),
+        "shift": float(np.mean(interaction)),
+    }
+    return setup
+
+
+def table(curves: dict[str, list[dict[str, float]]]) -> str:
+    """CPU seconds after which the validation force RMSE has first fallen below a threshold."""
+    worst = max(min(r["forces_rmse"] for r in curve) for curve in curves.values())
+    best = min(min(r["forces_rmse"] for r in curve) for curve in curves.values())
+    grid = [f for f in (0.5, 0.3, 0.2, 0.15, 0.1, 0.08, 0.06, 0.05, 0.04, 0.03, 0.025, 0.02) if f >= best]
+    lines = [
+        "| validation force RMSE below (meV/Å) | equijax CPU s | mace-torch CPU s | ratio |",
+        "|---|---|---|---|",
+    ]
+    for threshold in grid:
+        times = {
+            name: next((r["cpu_s"] for r in curve if r["forces_rmse"] <= threshold), None)
+            for name, curve in curves.items()
+        }
+        ours, theirs = times["equijax"], times["mace_torch"]
+        cells = ["not reached" if t is None else f"{t:.0f}" for t in (ours, theirs)]
+        ratio = f"{theirs / ours:.2f}" if ours and theirs else ""
+        lines.append(f"| {1e3 * threshold:.0f} | {cells[0]} | {cells[1]} | {ratio} |")
+    last = {name: curve[-1] for name, curve in curves.items()}
+    lines.append("")
+    lines += [
+        f"{name}: {int(r['epoch'])} epochs in {r['cpu_s']:.0f} CPU s; last force RMSE {1e3 * r['forces_rmse']:.1f} "
+        f"meV/Å, energy {1e3 * r['energy_rmse_per_atom']:.2f} meV/atom"
+        for name, r in last.items()
+    ]
+    assert worst > 0
+    return "\n".join(lines)
+
+
+def plot(curves: dict[str, list[dict[str, float]]], title: str, path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6.4, 4.0), layout="constrained")
+    for (name, curve), color in zip(curves.items(), ("#0b6e99", "#c2571a")):
+        seconds = [record["cpu_s"] for record in curve]
+        errors = [1e3 * record["forces_rmse"] for record in curve]
+        axes.plot(seconds, errors, marker="o", markersize=3, color=color, label=name.replace("_", "-"))
+    axes.set(xscale="log", yscale="log", xlabel="CPU time, one core (s)", ylabel="validation force RMSE (meV/Å)")
+    axes.set_title(title, fontsize=10)
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mace-torch", default=os.environ.get("MACE_TORCH_PYTHON"), metavar="PYTHON", required=False)
+    parser.add_argument("--data", type=Path, default=Path("data/acac/train_300K.xyz"))
+    parser.add_argument("--hidden-irreps", default="32x0e+32x1o")
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--decay", type=float, default=0.9, help="of the learning rate per epoch")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--core", type=int, default=0)
+    parser.add_argument("--allocator", choices=("default", "tuned"), default="default")
+    parser.add_argument("--folder", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--plot", type=Path, default=Path("docs/images/learning_curve_acac.png"))
+    options = parser.parse_args()
+    if not options.mace_torch:
+        parser.error("--mace-torch PYTHON is needed (or MACE_TORCH_PYTHON)")
+
+    from peers_mace import ALLOCATORS
+
+    folder = options.folder / "learning_curve"
+    if (folder / "equijax_run").exists():
+        parser.error(f"{folder} holds an earlier run; choose another --folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    setup = write_split(options, folder) | {
+        "seed": options.seed,
+        "folder": str(folder.resolve()),
+        "hidden_irreps": options.hidden_irreps,
+        "epochs": options.epochs,
+        "batch": 5,
+        "learning_rate": 0.01,
+        "decay": options.decay,
+        "forces_weight": 1000.0,
+        "atomic_energies": ATOMIC_ENERGIES,
+        "numbers": NUMBERS,
+    }
+    (folder / "setup.json").write_text(json.dumps(setup, indent=1))
+    pythons = {"equijax": sys.executable, "mace_torch": options.mace_torch}
+    pin = ["taskset", "-c", str(options.core)] if sys.platform == "linux" else []
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    environment |= {"JAX_PLATFORMS": "cpu", **ALLOCATORS[options.allocator]}
+    processes, results = {}, {}
+    for name, python in pythons.items():
+        results[name] = folder / f"{name}.jsonl"
+        results[name].unlink(missing_ok=True)
+        command = [*pin, python, str(WORKERS / f"learning_{name}.py"), str(folder / "setup.json"), str(results[name])]
+        with (folder / f"{name}.log").open("w") as log:
+            processes[name] = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    for name, process in processes.items():
+        if process.wait():
+            raise SystemExit(f"{name} failed, see {folder / name}.log")
+    curves = {name: [json.loads(line) for line in path.read_text().splitlines()] for name, path in results.items()}
+    text = table(curves)
+    (options.folder / "learning_curve.md").write_text(text + "\n")
+    with (options.folder / "learning_curve.jsonl").open("w") as file:
+        for name, curve in curves.items():
+            file.writelines(json.dumps({"library": name, **record}) + "\n" for record in curve)
+    plot(
+        curves, f"AcAc 450/50, MACE {options.hidden_irreps}, float32, batch 5, {options.allocator} malloc", options.plot
+    )
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

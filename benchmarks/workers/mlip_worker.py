@@ -1,0 +1,91 @@
+"""mlip (InstaDeep), its JAX MACE with the same widths, default symmetric-contraction backend."""
+
+from __future__ import annotations
+
+import functools
+from importlib.metadata import version
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from mlip.data import DatasetInfo
+from mlip.graph.edge_ordering import EdgeOrdering
+from mlip.graph.graph import Graph, GraphEdges, GraphGlobals, GraphNodes
+from mlip.models import Mace
+from mlip.models.predictors import ConservativePredictor
+from mlip.typing.properties import Properties
+from serve import serve
+
+ELEMENTS = np.array([1, 6, 7, 8])
+
+
+def read(path: str) -> tuple[Graph, dict[str, np.ndarray]]:
+    system = dict(np.load(path))
+    # Its fast path wants edges sorted by sender; the input is sorted by receiver, so both names are exchanged.
+    graph = Graph(
+        nodes=GraphNodes(
+            atomic_numbers=jnp.array(ELEMENTS[system["species"]]), positions=jnp.array(system["positions"], jnp.float32)
+        ),
+        edges=GraphEdges(shifts=jnp.array(system["shifts"], jnp.float32)),
+        globals=GraphGlobals(
+            cell=jnp.array(system["cell"], jnp.float32), weight=jnp.ones(len(system["num_atoms"]), jnp.float32)
+        ),
+        n_node=jnp.array(system["num_atoms"], jnp.int32),
+        n_edge=jnp.array(system["num_edges"], jnp.int32),
+        senders=jnp.array(system["receivers"], jnp.int32),
+        receivers=jnp.array(system["senders"], jnp.int32),
+        ordering=EdgeOrdering.SENDER,
+    )
+    return graph, system
+
+
+def build(case: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    channels, *rest = case["hidden_irreps"].split("+")
+    info = DatasetInfo(
+        atomic_energies_map={int(z): 0.0 for z in ELEMENTS},
+        graph_cutoff_angstrom=5.0,
+        avg_num_neighbors=case["avg_num_neighbors"],
+        avg_r_min_angstrom=1.0,
+        scaling_mean=0.0,
+        scaling_stdev=1.0,
+    )
+    config = Mace.Config(l_max=3, correlation=3, num_channels=int(channels.split("x")[0]), node_symmetry=len(rest))
+    predictor = ConservativePredictor(Mace(config, info), Properties(energy=True, forces=True))
+    graph, system = read(case["system"])
+    params = jax.jit(predictor.init)(jax.random.PRNGKey(0), graph)
+    facts = {
+        "library": f"mlip {version('mlip')} (jax {jax.__version__})",
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+    }
+    if case["task"] == "md":
+        forces = jax.jit(lambda p, g: predictor.apply(p, g).nodes.forces)
+        return lambda: np.asarray(forces(params, graph)), facts
+
+    optimizer = optax.amsgrad(1e-3)
+    energy, target = jnp.array(system["energy"], jnp.float32), jnp.array(system["forces"], jnp.float32)
+    num_atoms = jnp.array(system["num_atoms"], jnp.float32)
+
+    def loss(p: Any) -> jax.Array:
+        out = predictor.apply(p, graph)
+        energy_term = jnp.mean(((out.globals.energy - energy) / num_atoms) ** 2)
+        return energy_term + 100 * jnp.mean((out.nodes.forces - target) ** 2)
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(p: Any, state: Any) -> Any:
+        value, gradient = jax.value_and_grad(loss)(p)
+        updates, state = optimizer.update(gradient, state, p)
+        return optax.apply_updates(p, updates), state, value
+
+    state = [params, optimizer.init(params)]
+
+    def train() -> None:
+        state[0], state[1], value = step(*state)
+        float(value)
+
+    return train, facts
+
+
+if __name__ == "__main__":
+    serve(build)
