@@ -107,5 +107,8 @@ def read_ase_db(path: str | Path) -> Iterator[RawFrame]:
                 file=str(path),
                 frame=index,
             )
-    except (sqlite3.DatabaseError, OSError) as error:
-        raise EquijaxError(f"{path}: broken database: {error}") from None
+    except EquijaxError:
+        raise
+    # ASE's parser meets tables and blobs that are not its own with whatever Python raises there.
+    except (sqlite3.Error, OSError, TypeError, ValueError, LookupError, AttributeError) as error:
+        raise EquijaxError(f"{path}: broken database, or not one of ASE: {error}") from None
