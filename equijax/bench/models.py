@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -108,7 +109,7 @@ def _time_case(
 
         tasks = {"md": jax.jit(predict), "train": jax.jit(jax.grad(loss))}
         timings = [
-            Timing(name, case, task, dtype, atoms, edges, *_measure(lambda f=function: f(params), seconds))
+            Timing(name, case, task, dtype, atoms, edges, *_measure(functools.partial(function, params), seconds))
             for task, function in tasks.items()
         ]
         if name in PARTS:
