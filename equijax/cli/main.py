@@ -26,7 +26,7 @@ app = typer.Typer(
 app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(predict.predict)
-# app.command()(md.md)
+app.command()(md.md)
 app.command()(check.check)
 app.command()(reference.report)
 app.command()(reference.doctor)

@@ -1,1 +1,109 @@
 """`equijax md`."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from equijax.cli.evaluate import check_dtype
+from equijax.cli.predict import read_images
+from equijax.errors import EquijaxError, did_you_mean, located
+
+ENGINES = ("ase", "jit")
+
+
+def md(
+    model: Annotated[Path, typer.Argument(help="Model file (.safetensors).")],
+    structure: Annotated[Path, typer.Argument(help="Start: the last structure of a file that ASE reads.")],
+    output: Annotated[Path, typer.Option(help="Trajectory (.xyz or .traj); log and restart files go beside it.")],
+    ensemble: Annotated[str, typer.Option(help="nve, langevin or npt.")] = "langevin",
+    temperature: Annotated[float, typer.Option(help="K")] = 300.0,
+    timestep: Annotated[float, typer.Option(help="fs")] = 0.5,
+    steps: Annotated[int, typer.Option(help="Steps in total.")] = 1000,
+    friction: Annotated[float, typer.Option(help="1/fs, of the thermostat.")] = 0.01,
+    pressure: Annotated[float, typer.Option(help="GPa, of npt.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of velocities and thermostat.")] = 0,
+    keep_velocities: Annotated[
+        bool, typer.Option("--keep-velocities", help="Start with the velocities of the structure.")
+    ] = False,
+    write_every: Annotated[int, typer.Option(help="Steps between frames of the trajectory.")] = 20,
+    log_every: Annotated[int, typer.Option(help="Steps between log entries.")] = 10,
+    restart: Annotated[bool, typer.Option("--restart", help="Continue a run that was stopped, bit for bit.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing output.")] = False,
+    dtype: Annotated[str | None, typer.Option(help="float32 or float64.", show_default="the model's")] = None,
+    engine: Annotated[str, typer.Option(help="ase")] = "ase",
+    quiet: Annotated[bool, typer.Option("--quiet", help="Only warnings and errors.")] = False,
+) -> None:
+    """Molecular dynamics with a trained model."""
+    check_dtype(dtype)
+    if engine == "jit":
+        raise located("jit is not available yet", key="--engine", fix="use --engine ase")
+    if engine not in ENGINES:
+        raise EquijaxError(f"--engine: there is no '{engine}'; {did_you_mean(engine, ENGINES)}")
+    if not model.is_file():
+        raise located("there is no such model file", file=model)
+    start = read_images(structure)[-1]
+
+    from equijax.doctor import require_healthy_backend
+    from equijax.md import run_md
+    from equijax.weights import load
+
+    require_healthy_backend()
+    summary = run_md(
+        load(model),
+        start,
+        steps=steps,
+        output=output,
+        write_every=write_every,
+        log_every=log_every,
+        restart=restart,
+        overwrite=overwrite,
+        dtype=dtype,
+        on_log=None if quiet else Progress(steps, log_every),
+        ensemble=ensemble,
+        temperature=temperature,
+        timestep_fs=timestep,
+        friction_per_fs=friction,
+        pressure_gpa=pressure,
+        seed=seed,
+        velocities="keep" if keep_velocities else "new",
+    )
+    if not quiet:
+        typer.echo(describe(summary))
+    if summary["interrupted"]:
+        typer.echo(f"{summary['interrupted']}: stopped at step {summary['steps']}; continue with --restart", err=True)
+        raise typer.Exit(128 + signal.Signals[summary["interrupted"]].value)
+
+
+class Progress:
+    """Prints about twenty log entries of a run, evenly spaced."""
+
+    def __init__(self, steps: int, log_every: int) -> None:
+        self._every = max(log_every, steps // 20)
+        self._next = 0
+
+    def __call__(self, record: dict[str, Any]) -> None:
+        if record["step"] < self._next:
+            return
+        self._next = record["step"] + self._every
+        typer.echo(
+            f"step {record['step']:>8}  {record['time_ps']:8.3f} ps  {record['temperature']:7.1f} K  "
+            f"potential {record['potential_energy']:.4f} eV  total {record['total_energy']:.4f} eV"
+        )
+
+
+def describe(summary: dict[str, Any]) -> str:
+    """Two lines about a finished run."""
+    lines = [
+        f"{summary['time_ps']:.3f} ps of {summary['ensemble']}, mean temperature {summary['mean_temperature']:.0f} K, "
+        f"{summary['compile_count']} compilations; trajectory: {summary['trajectory']}"
+    ]
+    drift, residual = summary["drift_mev_per_atom_per_ps"], summary["drift_residual_mev_per_atom"]
+    if drift is not None:
+        lines.append(f"drift of the conserved energy {drift:+.2e} meV/atom/ps, residual {residual:.2e} meV/atom")
+    if summary.get("ns_per_day"):
+        lines.append(f"{summary['ns_per_day']:.3f} ns/day, {summary['us_per_atom_step']:.1f} µs per atom and step")
+    return "\n".join(lines)

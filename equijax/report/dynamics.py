@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from equijax.report.style import BLUE, GREEN, GREY, ORANGE, new_figure, plot_style
+from equijax.report.style import BLUE, GREEN, ORANGE, new_figure, plot_style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,28 +16,27 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Dynamics:
-    """A logged trajectory: `time` ps, `temperature` K, energies eV per atom, all [T]."""
+    """A logged trajectory: `time` ps, `temperature` K, energies eV per atom, all [T].
+
+    `conserved` is the total energy in NVE; with a thermostat, the total energy minus the heat it has supplied.
+    """
 
     time: np.ndarray
     temperature: np.ndarray
     potential: np.ndarray
     kinetic: np.ndarray
-    total: np.ndarray
+    conserved: np.ndarray | None
     num_atoms: int
     ensemble: str
 
-    @property
-    def is_conserving(self) -> bool:
-        """Whether the total energy should be constant."""
-        return self.ensemble.lower() == "nve"
-
     def drift(self) -> tuple[float, float]:
-        """Slope of a straight line through the total energy, meV/atom/ps, and the rest's standard deviation,
-        meV/atom."""
-        if len(self.time) < 3 or np.ptp(self.time) == 0:
+        """Slope of a straight line through the conserved energy, meV/atom/ps, and the rest's standard
+        deviation, meV/atom. Not a number where nothing is conserved."""
+        if self.conserved is None or len(self.time) < 3 or np.ptp(self.time) == 0:
             return float("nan"), float("nan")
-        slope, offset = np.polyfit(self.time, 1e3 * self.total, 1)
-        return float(slope), float(np.std(1e3 * self.total - slope * self.time - offset))
+        change = 1e3 * (self.conserved - self.conserved[0])
+        slope, offset = np.polyfit(self.time, change, 1)
+        return float(slope), float(np.std(change - slope * self.time - offset))
 
 
 def read_dynamics(records: Sequence[dict[str, Any]]) -> Dynamics | None:
@@ -51,46 +50,50 @@ def read_dynamics(records: Sequence[dict[str, Any]]) -> Dynamics | None:
     for record in records:
         header |= {key: record[key] for key in ("num_atoms", "ensemble") if key in record}
     atoms = int(header.get("num_atoms", 1))
+    total = columns["potential_energy"] + columns["kinetic_energy"]
+    ensemble = str(header.get("ensemble", ""))
+    conserved = None
+    if all(isinstance(record.get("conserved_energy"), (int, float)) for record in usable):
+        conserved = np.array([float(record["conserved_energy"]) for record in usable])
+    elif ensemble.lower() == "nve":
+        conserved = total
     return Dynamics(
         time=columns["time_ps"],
         temperature=columns["temperature"],
         potential=columns["potential_energy"] / atoms,
         kinetic=columns["kinetic_energy"] / atoms,
-        total=(columns["potential_energy"] + columns["kinetic_energy"]) / atoms,
+        conserved=None if conserved is None else conserved / atoms,
         num_atoms=atoms,
-        ensemble=str(header.get("ensemble", "")),
+        ensemble=ensemble,
     )
 
 
 def dynamics_plot(run: Dynamics, name: str) -> Figure:
-    """Temperature with its mean, and energies per atom relative to their start; NVE with the drift line."""
+    """Temperature with its mean, energies per atom relative to their start, and the drift of what is conserved."""
     with plot_style():
-        figure = new_figure(10.4, 3.4)
-        left, right = figure.subplots(1, 2)
-        left.plot(run.time, run.temperature, color=BLUE, linewidth=1.0)
+        figure = new_figure(13.5 if run.conserved is not None else 9.4, 3.4)
+        axes = list(figure.subplots(1, 3 if run.conserved is not None else 2))
+        axes[0].plot(run.time, run.temperature, color=BLUE, linewidth=1.0)
         mean = float(run.temperature.mean())
-        left.axhline(mean, color=ORANGE, linewidth=1.8, label=f"mean {mean:.0f} K")
-        left.set(title="Temperature", xlabel="time (ps)", ylabel="temperature (K)")
-        left.set_ylim(bottom=0)
-        left.legend(loc="lower right")
-        if run.is_conserving:
+        axes[0].axhline(mean, color=ORANGE, linewidth=1.8, label=f"mean {mean:.0f} K")
+        axes[0].set(title="Temperature", xlabel="time (ps)", ylabel="temperature (K)")
+        axes[0].set_ylim(bottom=0)
+        for values, color, label in ((run.potential, BLUE, "potential"), (run.kinetic, GREEN, "kinetic")):
+            axes[1].plot(run.time, 1e3 * (values - values[0]), color=color, linewidth=1.0, label=label)
+        axes[1].set(title="Energies", xlabel="time (ps)", ylabel="change (meV/atom)")
+        if run.conserved is not None:
             slope, rest = run.drift()
-            right.plot(run.time, 1e3 * (run.total - run.total[0]), color=BLUE, linewidth=1.0, label="total energy")
-            line = np.polyval(np.polyfit(run.time, 1e3 * (run.total - run.total[0]), 1), run.time)
+            change = 1e3 * (run.conserved - run.conserved[0])
+            axes[2].plot(run.time, change, color=BLUE, linewidth=1.0)
             label = f"drift {slope:+.2g} meV/atom/ps,\nresidual {rest:.2g} meV/atom".replace("-", "−")
-            right.plot(run.time, line, color=ORANGE, label=label)
-            right.set(title="Conserved energy", xlabel="time (ps)", ylabel="change (meV/atom)")
-        else:
-            for values, color, label in (
-                (run.potential, BLUE, "potential"),
-                (run.kinetic, GREEN, "kinetic"),
-                (run.total, GREY, "total"),
-            ):
-                right.plot(run.time, 1e3 * (values - values[0]), color=color, linewidth=1.0, label=label)
-            right.set(title="Energies", xlabel="time (ps)", ylabel="change (meV/atom)")
-        low, high = right.get_ylim()
-        right.set_ylim(low, high + 0.35 * (high - low))  # room for the legend
-        right.legend(loc="upper left", ncols=2 if run.is_conserving else 3)
+            if np.isfinite(slope):
+                line = np.polyval(np.polyfit(run.time, change, 1), run.time)
+                axes[2].plot(run.time, line, color=ORANGE, label=label)
+            axes[2].set(title="Conserved energy", xlabel="time (ps)", ylabel="change (meV/atom)")
+        for axis in axes:
+            low, high = axis.get_ylim()
+            axis.set_ylim(low, high + 0.3 * (high - low))  # room for the legend
+            axis.legend(loc="upper left", ncols=2)
         length = float(run.time[-1] - run.time[0])
         figure.suptitle(
             f"{name}: {run.ensemble or 'MD'}, {run.num_atoms} atoms, {length:.2f} ps", x=0.01, ha="left", fontsize=12

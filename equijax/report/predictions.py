@@ -22,8 +22,8 @@ class Predictions:
 
     `energy_true`, `energy_pred` [S]; `forces_true`, `forces_pred` [N, 3]; `stress_true`, `stress_pred`
     [S, 3, 3] (ASE's sign); `num_atoms` [S]; `atomic_numbers` [N]; `frame_of_atom` [N], index into the
-    structures; `positions` [N, 3]; `cell` [S, 3, 3]; `pbc` [S, 3]; `config_type`, `source` (file name) [S] text, empty when
-    unknown; `frame` [S], 0-based in it, -1 when unknown.
+    structures; `positions` [N, 3]; `cell` [S, 3, 3]; `pbc` [S, 3]; `config_type`, `source` [S]
+    text (file name), empty when unknown; `frame` [S], 0-based in it, -1 when unknown.
     """
 
     energy_true: np.ndarray

@@ -10,8 +10,9 @@
     test_metrics.json         {set name: the output of `equijax evaluate --json`}
     predictions_<set>.npz     labels and predictions per set: equijax.report.predictions.Predictions
     crash/                    config, versions, last batches and metrics of a run that stopped on an error
-    md*.jsonl                 one line per logged MD step: {"time_ps", "temperature", "potential_energy",
-                              "kinetic_energy", "total_energy"} in ps, K and eV
+    md*.jsonl                 logs of `equijax md`: a line with "num_atoms" and "ensemble", then lines with
+                              {"time_ps", "temperature", "potential_energy", "kinetic_energy",
+                              "conserved_energy"} in ps, K and eV
 
 Every file is optional. What cannot be read becomes a note in the report, not an exception.
 """

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MD_EXPLANATION = (
-    "Drift is the slope of a straight line through the total energy; the residual is the standard deviation "
-    "around it. Kinks in the potential show in the residual long before they show in the drift."
+    "Conserved energy: the total energy, minus the heat that a thermostat has supplied. Drift is the slope of a "
+    "straight line through it, the residual the standard deviation around that line."
+    " Kinks in the potential show in the residual long before they show in the drift."
 )
 
 
@@ -201,13 +202,13 @@ def _dynamics(page: Page, run: RunFiles) -> None:
         _picture(page, dynamics_plot(dynamics, name), f"Temperature and energies of the trajectory {name}")
     rows = []
     for name, dynamics in usable.items():
-        drift, residual = dynamics.drift() if dynamics.is_conserving else (float("nan"), float("nan"))
+        drift, residual = dynamics.drift()
         length = float(dynamics.time[-1] - dynamics.time[0])
         temperature = float(dynamics.temperature.mean())
         rows.append((name, dynamics.ensemble, dynamics.num_atoms, length, temperature, drift, residual))
     columns = ("trajectory", "ensemble", "atoms", "length ps", "mean T K", "drift meV/atom/ps", "residual meV/atom")
     page.table(columns, rows, text_columns=(1,))
-    if any(dynamics.is_conserving for dynamics in usable.values()):
+    if any(dynamics.conserved is not None for dynamics in usable.values()):
         page.paragraph(_MD_EXPLANATION)
 
 

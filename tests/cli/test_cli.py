@@ -246,3 +246,71 @@ def test_version(capsys):
 
     assert cli.run(["--version"]) == 0
     assert capsys.readouterr().out == f"equijax {__version__}\n"
+
+
+def test_md_writes_a_trajectory_that_the_report_shows(run_directory, capsys):
+    model, output = str(run_directory / "model.safetensors"), run_directory / "md_nve.xyz"
+    words = ["md", model, "data/ethanol/test_300K.xyz", "--ensemble", "nve", "--output", str(output), "--steps"]
+    assert cli.run([*words, "20", "--write-every", "5"]) == 0
+    out = capsys.readouterr().out
+    assert "0.010 ps of nve" in out
+    assert "1 compilations" in out
+    assert output.read_text().count("Properties=") == 5
+    assert "exists" in refused(capsys, *words, "20")
+    assert cli.run([*words, "40", "--restart", "--write-every", "5", "--quiet"]) == 0
+    assert output.read_text().count("Properties=") == 9
+    assert cli.run(["report", str(run_directory)]) == 0
+    assert "Molecular dynamics" in (run_directory / "report.html").read_text()
+
+
+def test_md_refuses_what_it_cannot_do(run_directory, capsys, tmp_path):
+    model, start = str(run_directory / "model.safetensors"), "data/ethanol/test_300K.xyz"
+    output = ["--output", str(tmp_path / "a.xyz")]
+    message = refused(capsys, "md", model, start, *output, "--engine", "jit")
+    assert message == "--engine: jit is not available yet; use --engine ase"
+    assert "there is no such model file" in refused(capsys, "md", "nothing.safetensors", start, *output)
+    assert "nothing.xyz: no such file" in refused(capsys, "md", model, "nothing.xyz", *output)
+    assert "ensemble" in refused(capsys, "md", model, start, *output, "--ensemble", "nvt")
+    assert "temperature" in refused(capsys, "md", model, start, *output, "--temperature", "-1")
+    assert "steps is 0; expected a positive integer" in refused(capsys, "md", model, start, *output, "--steps", "0")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pickled_structures_are_refused_and_never_executed(run_directory, capsys, tmp_path):
+    canary = tmp_path / "canary"
+    payload = f"cposix\nsystem\n(S'touch {canary}'\ntR.".encode()
+    model = str(run_directory / "model.safetensors")
+    suffixes = (".traj", ".trj", ".bundle", ".pkl", ".xyz", ".extxyz", ".db", ".npz", ".h5", ".cif", ".json", ".nc")
+    for suffix in suffixes:
+        path = tmp_path / f"structures{suffix}"
+        path.write_bytes(payload)
+        refused(capsys, "predict", model, str(path), "--output", str(tmp_path / "out.xyz"))
+        refused(capsys, "evaluate", model, str(path))
+        refused(capsys, "md", model, str(path), "--output", str(tmp_path / "md.xyz"))
+    for suffix in (".safetensors", ".pt", ".npz"):
+        path = tmp_path / f"model{suffix}"
+        path.write_bytes(payload)
+        refused(capsys, "evaluate", str(path), "data/ethanol/test_300K.xyz")
+    assert not canary.exists()
+
+
+def test_the_demo_is_made_of_commands_that_exist(monkeypatch, capsys):
+    import typer
+
+    from equijax.cli import demo
+
+    commands = typer.main.get_command(cli.app).commands
+    seen = []
+
+    def record(words):
+        options = {name for parameter in commands[words[0]].params for name in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= options
+        seen.append(words[0])
+        return 0
+
+    monkeypatch.setattr(demo, "run", record)
+    assert demo.demo() == 0
+    assert seen == ["train", "check", "md", "md", "report"]
+    assert "report.html" in capsys.readouterr().out
+    monkeypatch.setattr(demo, "run", lambda words: 7)
+    assert demo.demo() == 7
