@@ -19,7 +19,7 @@ from equijax.graph.padding import Capacity, PaddingPolicy
 from equijax.structure import Structure
 
 FAR = 100.0
-"""Å; a structure without periodicity whose centre is farther from the origin is moved there."""
+"""Å; a structure whose centre, after wrapping, is farther from the origin is moved there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,8 +95,11 @@ def structure_graph(
             shifts = shifts + whole.take(edges.senders, axis=0) - whole.take(edges.receivers, axis=0)
         offset = images @ cell
     else:
-        centre = positions.mean(axis=0) if len(positions) else np.zeros(3)
-        offset = np.broadcast_to(np.where(np.linalg.norm(centre) > FAR, centre, 0.0), positions.shape)
+        offset = np.zeros_like(positions)
+    # Also for slabs and wires, which may lie anywhere along the directions that are not periodic.
+    centre = (positions - offset).mean(axis=0) if len(positions) else np.zeros(3)
+    if np.linalg.norm(centre) > FAR:
+        offset = offset + centre
     degree = np.bincount(edges.receivers, minlength=len(species))
     starts = np.cumsum(degree) - degree
     return StructureGraph(
