@@ -1,0 +1,88 @@
+"""What the contract suite runs: a small config for every row of `MODELS`, the tolerances, and the shapes.
+
+A new architecture adds its row here and is then judged by every file of this folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from equijax.graph.padding import Capacity
+from equijax.models import MACEConfig, ModelStatistics
+
+ELEMENTS = (1, 6, 8)
+ATOMIC_ENERGIES = {1: -13.587222780835477, 6: -1029.4889999855063, 8: -2041.9816003861047}
+CUTOFF = 3.5
+# Few neighbours on average, so that messages, and features with l > 0, are of order one.
+STATISTICS = ModelStatistics(atomic_numbers=ELEMENTS, avg_num_neighbors=1.0, scale=1.3, shift=-0.4)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A config with few channels, and the irreps of its `node_features` in e3nn's notation."""
+
+    config: Any
+    feature_irreps: str
+
+
+CASES = {
+    "mace": Case(
+        MACEConfig(cutoff=CUTOFF, hidden_irreps="4x0e+4x1o", lmax=2, num_bessel=4, radial_mlp=(8, 8), readout_mlp=4),
+        "4x0e+4x1o+4x0e",
+    ),
+}
+
+# Slow: everything that a row can do at once. Run by `-m slow`.
+WIDE_CASES = {
+    "mace": Case(
+        MACEConfig(
+            cutoff=CUTOFF,
+            hidden_irreps="4x0e+4x1o+4x2e",
+            lmax=3,
+            num_bessel=6,
+            first_interaction="density",
+            interaction="density_residual",
+            distance_transform="agnesi",
+            zbl=True,
+            radial_mlp=(8, 8),
+        ),
+        "4x0e+4x1o+4x2e+4x0e",
+    ),
+}
+
+# Every array of a suite run has one of these shapes, so that programs are compiled once.
+BASE = Capacity(nodes=24, neighbors=32, graphs=6)
+TIGHT = Capacity(nodes=8, neighbors=8, graphs=2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tolerance:
+    """Largest allowed deviations, relative to the largest element of the array compared."""
+
+    symmetry: float
+    """Rotation, inversion, translation, permutation, extensivity, wrapped positions, other cells."""
+    batch: float
+    """The same structure in another batch or with other padding."""
+    conservation: float
+    """Net force and torque over the sum of the absolute forces and torques."""
+    many_edges: float
+    """A large supercell against its unit cell."""
+    at_cutoff: float
+    """Force in eV/Å on a neighbour at cutoff (1 - 1e-6)."""
+    eager: float
+    """jit against op by op, blocked against unblocked sums."""
+
+
+TOLERANCES = {
+    "float64": Tolerance(
+        symmetry=1e-10, batch=1e-11, conservation=1e-12, many_edges=1e-10, at_cutoff=1e-9, eager=1e-12
+    ),
+    "float32": Tolerance(symmetry=1e-4, batch=1e-5, conservation=1e-5, many_edges=1e-4, at_cutoff=1e-6, eager=1e-5),
+}
+
+# Central differences with four points in float64.
+FINITE_DIFFERENCE_FORCES = 1e-6
+FINITE_DIFFERENCE_STRESS = 1e-5
+FINITE_DIFFERENCE_HESSIAN = 1e-6
+HESSIAN_SYMMETRY = 1e-10

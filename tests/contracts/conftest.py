@@ -1,0 +1,54 @@
+"""Fixtures of the contract suite: `subject` is every row of MODELS in both precisions, `subject64` in float64."""
+
+from __future__ import annotations
+
+import collections
+
+import pytest
+
+from equijax.models import MODELS
+
+from .subject import Subject, deviation
+from .subject import subject as get_subject
+
+_MEASURED: dict[tuple[str, str], float] = collections.defaultdict(float)
+
+
+def _rows(*dtypes: str) -> list:
+    wide = [
+        pytest.param((name, dtype, True), id=f"{name}-wide-{dtype}", marks=pytest.mark.slow)
+        for name in MODELS
+        for dtype in dtypes
+    ]
+    return [pytest.param((name, dtype, False), id=f"{name}-{dtype}") for name in MODELS for dtype in dtypes] + wide
+
+
+@pytest.fixture(scope="session", params=_rows("float64", "float32"))
+def subject(request) -> Subject:
+    return get_subject(*request.param)
+
+
+@pytest.fixture(scope="session", params=_rows("float64"))
+def subject64(request) -> Subject:
+    return get_subject(*request.param)
+
+
+@pytest.fixture
+def within(request):
+    """within(found, expected, tolerance, what, scale=None): assert, and remember the deviation for `-vv`."""
+    names = request.node.name.partition("[")[2].rstrip("]")
+
+    def check(found, expected, tolerance, what, scale=None) -> None:
+        value = deviation(found, expected, scale)
+        key = (what, names.rpartition("-")[2] if "-" in names else names)
+        _MEASURED[key] = max(_MEASURED[key], value)
+        assert value <= tolerance, f"{what}: deviation {value:.2e}, allowed {tolerance:.0e}"
+
+    return check
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    if _MEASURED and terminalreporter.config.get_verbosity() > 0:
+        terminalreporter.section("measured deviations of the contract suite")
+        for (what, dtype), value in sorted(_MEASURED.items()):
+            terminalreporter.write_line(f"{what:45s} {dtype:10s} {value:.1e}")
