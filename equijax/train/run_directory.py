@@ -72,6 +72,7 @@ class RunDirectory:
         The lock of a process that no longer runs is taken over with a warning. The kernel's lock (flock) goes
         with the process that held it; the text serves messages and file systems that do not share flock.
         """
+        created = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -108,6 +109,9 @@ class RunDirectory:
             raise
         finally:
             os.close(handle)
+            if created:  # nothing is left behind when the run was refused before it wrote anything
+                with contextlib.suppress(OSError):
+                    self.path.rmdir()
 
 
 def _acquire(path: Path) -> int:

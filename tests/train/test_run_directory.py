@@ -58,6 +58,12 @@ def test_an_exception_releases_the_lock(tmp_path):
         pass
 
 
+def test_a_run_that_was_refused_leaves_no_directory(tmp_path):
+    with pytest.raises(EquijaxError, match="inside"), RunDirectory(tmp_path / "new").locked():
+        raise EquijaxError("inside")
+    assert not (tmp_path / "new").exists()
+
+
 def test_the_written_configuration_reads_back_the_same(tmp_path):
     config = {"seed": 0, "training": TrainingConfig(on_nan={"skip": 2}).model_dump(mode="json")}
     RunDirectory(tmp_path).write_config(config)
