@@ -1,9 +1,8 @@
 """Generate the embedded ethanol data set: B3LYP5/def2-SVP energies, forces and dipoles on sampled geometries.
 
-Geometries come from GFN2-xTB Langevin dynamics, one separately seeded trajectory per split; no xTB energy is
-kept. The work folder holds `frames_<split>.npz` (the sampled geometries) and `labels.jsonl` (one line per
-finished DFT job, in any order); a run that was stopped, by whatever means, continues from there. Jobs are
-ordered so that all splits grow in proportion and the lite subset is complete first.
+Geometries come from GFN2-xTB Langevin dynamics, one separately seeded trajectory per split; no xTB energy is kept.
+The work folder holds `frames_<split>.npz` (the geometries) and `labels.jsonl` (one line per finished DFT job); a run
+that was stopped continues from there. All splits grow in proportion, and the lite subset is complete first.
 
     python data/generate_ethanol.py --processes 2      # sample, label, write the files; resumes
     python data/generate_ethanol.py --finish           # only write the files from the labels computed so far
@@ -18,8 +17,9 @@ import time
 from collections import namedtuple
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib.metadata import version
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 
@@ -147,11 +147,9 @@ def kohn_sham(numbers: np.ndarray, positions: np.ndarray, spin: int = 0):
     lib.num_threads(1)
     geometry = [(int(z), tuple(x)) for z, x in zip(numbers, positions / BOHR, strict=True)]
     mol = gto.M(atom=geometry, unit="Bohr", basis=SETTINGS["basis"], spin=spin, verbose=0)
-    mf = (dft.UKS if spin else dft.RKS)(mol, xc=SETTINGS["functional"])
-    mf = mf.density_fit(auxbasis=SETTINGS["auxiliary_basis"])
+    mf = (dft.UKS if spin else dft.RKS)(mol, xc=SETTINGS["functional"]).density_fit(SETTINGS["auxiliary_basis"])
     mf.grids.level = SETTINGS["grid_level"]
-    mf.conv_tol = SETTINGS["scf_energy_tolerance_hartree"]
-    mf.conv_tol_grad = SETTINGS["scf_gradient_tolerance_hartree"]
+    mf.conv_tol, mf.conv_tol_grad = SETTINGS["scf_energy_tolerance_hartree"], SETTINGS["scf_gradient_tolerance_hartree"]
     return mf
 
 
@@ -161,8 +159,7 @@ def label(work: Path, name: str, frame: int) -> dict:
     numbers, positions = load_frames(work, name)
     mf = kohn_sham(numbers, positions[frame])
     energy = float(mf.kernel()) * HARTREE
-    record = {"split": name, "frame": frame, "digest": digest(positions[frame])}
-    record["converged"] = bool(mf.converged)
+    record = {"split": name, "frame": frame, "digest": digest(positions[frame]), "converged": bool(mf.converged)}
     if mf.converged:
         gradient = mf.nuc_grad_method()
         gradient.grid_response = SETTINGS["grid_response"]
@@ -173,10 +170,7 @@ def label(work: Path, name: str, frame: int) -> dict:
 
 
 def isolated_atom(symbol: str) -> float:
-    """Energy (eV) of a free atom in its ground state: the lowest unrestricted SCF from three starting points.
-
-    Occupations are integers, nothing is averaged over directions: the p shells of C and O are not spherical.
-    """
+    """Energy (eV) of a free atom in its ground state: unrestricted, integer occupations, not spherically averaged."""
     from pyscf.data.elements import charge
 
     energies = []
@@ -249,6 +243,11 @@ def finish(work: Path, output: Path) -> dict:
     return card
 
 
+def exit_with_parent() -> None:
+    """End this worker process as soon as the main process is gone, however that one ended."""
+    Thread(target=lambda: os._exit(parent_process().join() or 1), daemon=True).start()
+
+
 def generate(work: Path, jobs: list[tuple[str, int]], processes: int) -> None:
     """Run the jobs that have no record yet, appending each result as soon as it is there."""
     os.environ["OMP_NUM_THREADS"] = "1"  # inherited by the workers
@@ -259,7 +258,7 @@ def generate(work: Path, jobs: list[tuple[str, int]], processes: int) -> None:
     if path.exists() and path.read_text() != made_with:
         raise SystemExit(f"{path} differs from the present settings or software; choose another --work")
     write_atomically(path, made_with)
-    pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
+    pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=exit_with_parent)
     with pool, open(work / "labels.jsonl", "ab", buffering=0) as stream:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # one writer per work folder
         records, intact = read_labels(work / "labels.jsonl")
