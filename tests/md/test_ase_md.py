@@ -99,8 +99,7 @@ def final_state(path: Path) -> dict:
     }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("ensemble", ["nve", "langevin", "npt"])
+@pytest.mark.parametrize(("ensemble", "dtype"), [("nve", "float64"), ("langevin", "float32"), ("npt", "float32")])
 def test_a_restarted_run_has_the_bits_of_a_straight_one(tmp_path, ensemble, dtype):
     options = {"ensemble": ensemble, "temperature": 400.0, "timestep_fs": 1.0, "dtype": dtype, "seed": 7}
     start = bulk("C", "diamond", a=4.0, cubic=True)
