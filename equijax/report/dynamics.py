@@ -79,7 +79,7 @@ def dynamics_plot(run: Dynamics, name: str) -> Figure:
         axes[0].set(title="Temperature", xlabel="time (ps)", ylabel="temperature (K)")
         axes[0].set_ylim(bottom=0)
         for values, color, label in ((run.potential, BLUE, "potential"), (run.kinetic, GREEN, "kinetic")):
-            axes[1].plot(run.time, 1e3 * (values - values[0]), color=color, linewidth=1.0, label=label)
+            axes[1].plot(run.time, 1e3 * (values - values[0]), color=color, linewidth=1.0, alpha=0.85, label=label)
         axes[1].set(title="Energies", xlabel="time (ps)", ylabel="change (meV/atom)")
         if run.conserved is not None:
             slope, rest = run.drift()

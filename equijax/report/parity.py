@@ -137,10 +137,11 @@ def _scatter(axis: Axes, x: np.ndarray, y: np.ndarray) -> None:
     )
 
 
-def _density(x: np.ndarray, y: np.ndarray, bins: int = 60) -> np.ndarray:
+def _density(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """How many points share the bin of each point."""
     if x.size < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return np.ones(x.size)
+    bins = int(np.clip(1.5 * np.sqrt(x.size), 8, 60))
     counts, x_edges, y_edges = np.histogram2d(x, y, bins=bins)
     column = np.clip(np.searchsorted(x_edges, x, side="right") - 1, 0, bins - 1)
     row = np.clip(np.searchsorted(y_edges, y, side="right") - 1, 0, bins - 1)

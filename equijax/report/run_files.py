@@ -65,11 +65,15 @@ def read_run(directory: str | Path) -> RunFiles:
             predictions[path.stem.removeprefix("predictions_")] = load_predictions(path)
         except EquijaxError as error:
             notes.append(str(error))
+    summary = _read_json(directory / "data_summary.json", notes)
+    # In the order of the experiment rather than of the alphabet, which puts 1200K before 300K.
+    order = {name: position for position, name in enumerate(summary.get("sets", {}))}
+    predictions = dict(sorted(predictions.items(), key=lambda item: order.get(item[0], len(order))))
     files = RunFiles(
         directory=directory,
         config=_read_config(directory / "config.yaml", notes),
         records=_read_lines(directory / "metrics.jsonl", notes),
-        data_summary=_read_json(directory / "data_summary.json", notes),
+        data_summary=summary,
         test_metrics=_read_json(directory / "test_metrics.json", notes),
         predictions=predictions,
         md_logs={path.stem: _read_lines(path, notes) for path in sorted(directory.glob("md*.jsonl"))},
