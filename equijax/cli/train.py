@@ -72,6 +72,7 @@ def prepare_output(directory: Path, *, resume: bool = False, overwrite: bool = F
             )
         remove_run(directory)
     probe = directory / f".probe.{os.getpid()}"
+    is_new = not directory.exists()
     try:
         directory.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(bytes(1 << 16))
@@ -81,6 +82,8 @@ def prepare_output(directory: Path, *, resume: bool = False, overwrite: bool = F
         if directory.is_dir():
             probe.unlink(missing_ok=True)
     free = shutil.disk_usage(directory).free
+    if is_new:
+        directory.rmdir()  # a run that is refused later leaves nothing behind
     if free < MIN_FREE_BYTES:
         raise located(
             f"has {free / 1e6:.0f} MB left on its disk",
