@@ -50,7 +50,7 @@ class MACEConfig(StrictModel):
     num_bessel: Annotated[int, pydantic.Field(ge=1, le=512)] = 8
     """Radial basis functions."""
     polynomial_cutoff_power: Annotated[int, pydantic.Field(ge=3, le=64)] = 5
-    """p of the polynomial envelope; energies are p - 1 times continuously differentiable at the cutoff."""
+    """p of the polynomial envelope, flat to order p - 1 at r = 0; energies are C² at the cutoff for every p."""
     radial_mlp: tuple[Annotated[int, pydantic.Field(ge=1, le=8192)], ...] = (64, 64, 64)
     """Hidden widths of the network that gives the weights of the tensor-product paths."""
     readout_mlp: Annotated[int, pydantic.Field(ge=1, le=8192)] = 16
@@ -177,7 +177,7 @@ class SymmetricContraction(nn.Module):
     def __call__(self, messages: jax.Array, species_one_hot: jax.Array) -> jax.Array:
         config = self.config
         powers = config.node_product.bind_powers(config.lmax, self.lmax_out, config.correlation)
-        weights = {}
+        weights: dict[tuple[int, int], jax.Array] = {}
         for l in range(self.lmax_out + 1):
             group = _ContractionWeights(
                 tuple(powers.weight_count(l, order) for order in range(1, config.correlation + 1)),
