@@ -36,12 +36,11 @@ def subject64(request) -> Subject:
 @pytest.fixture
 def within(request):
     """within(found, expected, tolerance, what, scale=None): assert, and remember the deviation for `-vv`."""
-    names = request.node.name.partition("[")[2].rstrip("]")
+    dtype = "float32" if "float32" in request.node.name else "float64"
 
     def check(found, expected, tolerance, what, scale=None) -> None:
         value = deviation(found, expected, scale)
-        key = (what, names.rpartition("-")[2] if "-" in names else names)
-        _MEASURED[key] = max(_MEASURED[key], value)
+        _MEASURED[what, dtype] = max(_MEASURED[what, dtype], value)
         assert value <= tolerance, f"{what}: deviation {value:.2e}, allowed {tolerance:.0e}"
 
     return check
