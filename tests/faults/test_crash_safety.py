@@ -66,7 +66,7 @@ def launch(arguments, cache, file_size=None):
 
 def finished(process, directory):
     """The digest of a run that must come to its end."""
-    _, err = process.communicate(timeout=600)
+    _, err = process.communicate(timeout=900)
     assert process.returncode == 0, err
     return digest(directory)
 
@@ -76,7 +76,7 @@ def unfinished(directory):
     return [p for p in place.iterdir() if p.name.startswith(".unfinished")] if place.is_dir() else []
 
 
-def wait_until(process, condition, timeout=120.0):
+def wait_until(process, condition, timeout=900.0):
     deadline = time.monotonic() + timeout
     while process.poll() is None and not condition():
         assert time.monotonic() < deadline
@@ -123,9 +123,10 @@ def test_killed_three_times_and_the_same_bits(straight, tmp_path, compilation_ca
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
     ("begin", "training"),
-    [(start, LONG), (start_mace, {"max_epochs": 12, "checkpoint_every_steps": 5})],
+    [(start, LONG), (start_mace, {"max_epochs": 30, "checkpoint_every_steps": 5})],
     ids=["toy", "mace"],
 )
 def test_killed_twenty_times_and_the_same_bits(tmp_path, compilation_cache_directory, begin, training):  # noqa: F811
