@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +43,7 @@ def spherical_harmonics(unit: jax.Array, lmax: int) -> jax.Array:
     [1.0, 0.0, 1.7321, 0.0, 0.0, 0.0, 2.2361, 0.0, 0.0]
     """
     ones = jnp.ones_like(unit[..., 0])
-    rows = [[ones]]
+    rows: list[list[Any]] = [[ones]]
     if lmax >= 1:
         rows.append([np.sqrt(3.0).astype(unit.dtype) * unit[..., axis] for axis in range(3)])
     for l in range(1, lmax):

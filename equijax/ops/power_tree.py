@@ -94,7 +94,7 @@ def power_tree(lmax: int, l_out: int, order: int) -> Tree:
         row = polynomial.reshape(-1)
         residual = row - orthonormal.T @ (orthonormal @ row)
         residual -= orthonormal.T @ (orthonormal @ residual)
-        if np.linalg.norm(residual) > 1e-8 * max(1.0, np.linalg.norm(row)):
+        if np.linalg.norm(residual) > 1e-8 * max(1.0, float(np.linalg.norm(row))):
             chosen.append(node)
             rows.append(row)
             orthonormal = np.vstack([orthonormal, residual / np.linalg.norm(residual)])

@@ -56,8 +56,8 @@ def _stages(lmax: int, correlation: int) -> _Stages:
     factor_row, weight_row, partner, coefficient = zip(*rows)
     # int32 rows: jax remembers how it traced an index array, and int64 ones mean other types in 64-bit mode.
     first, second = np.array(monomials, dtype=np.int32).reshape(-1, 2).T
-    indices = (np.array(column, dtype=np.int32) for column in (factor_row, weight_row, partner))
-    return _Stages(first, second, pair_matrix, *indices, np.array(coefficient))
+    factors, weights, partners = (np.array(column, dtype=np.int32) for column in (factor_row, weight_row, partner))
+    return _Stages(first, second, pair_matrix, factors, weights, partners, np.array(coefficient))
 
 
 def scalar_powers(x: jax.Array, weights: jax.Array, lmax: int, correlation: int) -> jax.Array:
@@ -77,5 +77,5 @@ def scalar_powers(x: jax.Array, weights: jax.Array, lmax: int, correlation: int)
     terms = weights[s.weight_row] * factors[s.factor_row]
     is_cubic = s.partner >= 0
     partners = jnp.where(is_cubic[:, None], x[np.maximum(s.partner, 0)], 1.0)
-    total = s.coefficient.astype(x.dtype) @ (terms * partners)
+    total = jnp.asarray(s.coefficient, x.dtype) @ (terms * partners)
     return total.reshape(num_nodes, 1, channels)
