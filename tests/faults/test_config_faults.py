@@ -110,9 +110,7 @@ def test_scalars_inside_lists_and_mappings_are_checked_too():
     assert "valid" in refused("valid: 3\n")
 
 
-@pytest.mark.parametrize(
-    "text", ["!!python/object/apply:os.system ['touch canary']", "!foo 1", "!!binary aGk="]
-)
+@pytest.mark.parametrize("text", ["!!python/object/apply:os.system ['touch canary']", "!foo 1", "!!binary aGk="])
 def test_tags_are_refused(text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     message = refused(f"seed: {text}\n")
