@@ -20,10 +20,12 @@ STATISTICS = ModelStatistics(atomic_numbers=ELEMENTS, avg_num_neighbors=1.0, sca
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A config with few channels, and the irreps of its `node_features` in e3nn's notation."""
+    """A config with few channels, the irreps of its `node_features` in e3nn's notation, and the standard deviation
+    of its random weights, by which features are made to be of order one."""
 
     config: Any
     feature_irreps: str
+    weight_scale: float = 1.0
 
 
 CASES = {
@@ -48,6 +50,7 @@ WIDE_CASES = {
             radial_mlp=(8, 8),
         ),
         "4x0e+4x1o+4x2e+4x0e",
+        weight_scale=1.05,
     ),
 }
 

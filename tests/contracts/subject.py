@@ -46,7 +46,7 @@ OUTPUTS = tuple(field.name for field in dataclasses.fields(Result))
 
 
 class Subject:
-    """Random N(0, 1) weights, seeded; see the module docstring."""
+    """Random normal weights, seeded; see the module docstring."""
 
     def __init__(self, name: str, case: Case, dtype: str) -> None:
         self.name, self.case, self.dtype = name, case, dtype
@@ -54,7 +54,7 @@ class Subject:
         self.module = self.config.build(STATISTICS)
         rng = np.random.default_rng(7)
         shapes = parameter_shapes(self.module)
-        self.params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(dtype), shapes)
+        self.params = jax.tree.map(lambda leaf: (case.weight_scale * rng.normal(size=leaf.shape)).astype(dtype), shapes)
         self.potential = Potential(self.config, STATISTICS, ATOMIC_ENERGIES, self.params, dtype=dtype)
 
     def __repr__(self) -> str:
