@@ -20,7 +20,7 @@ demo: $(STAMP)
 	$(BIN)/python -m equijax.cli.demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

@@ -15,12 +15,14 @@ _MEASURED: dict[tuple[str, str], float] = collections.defaultdict(float)
 
 
 def _rows(*dtypes: str) -> list:
-    wide = [
-        pytest.param((name, dtype, True), id=f"{name}-wide-{dtype}", marks=pytest.mark.slow)
-        for name in MODELS
-        for dtype in dtypes
-    ]
-    return [pytest.param((name, dtype, False), id=f"{name}-{dtype}") for name in MODELS for dtype in dtypes] + wide
+    """Small cases, then wide ones, which are slow. One worker per precision: tests share compiled programs."""
+    rows = []
+    for width, extra in (("", ()), ("wide-", (pytest.mark.slow,))):
+        for name in MODELS:
+            for dtype in dtypes:
+                marks = (pytest.mark.xdist_group(f"contracts-{dtype}"), *extra)
+                rows.append(pytest.param((name, dtype, bool(extra)), id=f"{name}-{width}{dtype}", marks=marks))
+    return rows
 
 
 @pytest.fixture(scope="session", params=_rows("float64", "float32"))
