@@ -210,11 +210,12 @@ def test_a11_line_endings_tabs_mark_and_gzip(load):
         (b"hello", "train.txt", "files of this kind are not read; expected one of .xyz"),
         (b"hello", "train.xyz", "line 1 is 'hello'; expected the number of atoms"),
         (b"hello", "train.xyz.gz", "is not gzip data; expected gzip data"),
-        (gzip.compress(b"3\n"), "train.xyz", "is gzip data; expected extended XYZ text"),
+        (gzip.compress(b"3\n", mtime=0), "train.xyz", "is gzip data; expected extended XYZ text"),
         (b"PK\x03\x04" + b"\0" * 64, "train.npz", "broken npz file"),
         (b"SQLite format 3\0" + b"\0" * 200, "train.db", "broken database"),
         (b"\x89HDF\r\n\x1a\n" + b"\0" * 64, "train.h5", "broken HDF5 file"),
     ],
+    ids=lambda value: "bytes" if isinstance(value, bytes) else value,
 )
 def test_a12_binary_junk_and_wrong_extensions(load, data, name, match):
     message = refused(load, data, name=name, units={}, match=match)
