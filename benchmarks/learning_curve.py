@@ -111,6 +111,13 @@ def plot(curves: dict[str, list[dict[str, float]]], title: str, path: Path) -> N
         errors = [1e3 * record["forces_rmse"] for record in curve]
         axes.plot(seconds, errors, marker="o", markersize=3, color=color, label=name.replace("_", "-"))
     axes.set(xscale="log", yscale="log", xlabel="CPU time, one core (s)", ylabel="validation force RMSE (meV/Å)")
+    axes.set_xticks([20, 50, 100, 200, 500, 1000, 2000], minor=False)
+    axes.set_yticks([20, 30, 50, 100, 200, 300, 500, 1000], minor=False)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(pyplot.ScalarFormatter())
+        axis.set_minor_formatter(pyplot.NullFormatter())
+    all_seconds = [record["cpu_s"] for curve in curves.values() for record in curve]
+    axes.set_xlim(0.9 * min(all_seconds), 1.1 * max(all_seconds))
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3, which="both")
     axes.legend(frameon=False)

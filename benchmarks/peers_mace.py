@@ -145,8 +145,12 @@ def main() -> None:
         pythons["mlip"] = options.mlip
     systems = write_all(options.folder / "inputs", options.molecules)
     rows = measure(pythons, systems, options)
-    facts = {"machine": platform.processor() or platform.machine(), "python": platform.python_version(),
-             "cores": os.cpu_count(), "molecules": str(options.molecules or "clusters of ethanol")}  # fmt: skip
+    facts = {
+        "machine": platform.processor() or platform.machine(),
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "molecules": options.molecules.name if options.molecules else "clusters of ethanol",
+    }
     with open(options.folder / "peers_mace.jsonl", "w") as file:
         file.writelines(json.dumps(line) + "\n" for line in (facts, *rows))
     text = table(rows)

@@ -60,7 +60,8 @@ def mace_parts(config: MACEConfig, params: Any, graph: AtomGraph) -> dict[str, C
     def convolution(products: list[Any]) -> Callable[..., jax.Array]:
         def run(xs: list[jax.Array], geometry: EdgeGeometry, features: jax.Array) -> jax.Array:
             total = jnp.zeros((), vectors.dtype)
-            for t, (product, x) in enumerate(zip(products, xs)):
+            # The features of the first layer are those of the species: nothing to differentiate.
+            for t, (product, x) in enumerate(zip(products, [inputs[0], *xs])):
                 mlp = params[f"interactions_{t}"]["radial_mlp"]
                 weights = [mlp[f"layer_{i}"] for i in range(len(mlp))]
                 for message in convolve(product, x, graph.neighbors, geometry, features, weights, activation):
@@ -88,7 +89,7 @@ def mace_parts(config: MACEConfig, params: Any, graph: AtomGraph) -> dict[str, C
         return lambda: jax.block_until_ready(compiled(*arguments))
 
     return {
-        "radial": with_gradient(convolution(stand_ins), inputs, geometry, edge_features),
-        "convolution": with_gradient(convolution(edge_products), inputs, geometry, edge_features),
+        "radial": with_gradient(convolution(stand_ins), inputs[1:], geometry, edge_features),
+        "convolution": with_gradient(convolution(edge_products), inputs[1:], geometry, edge_features),
         "contraction": with_gradient(contraction, messages),
     }
