@@ -15,7 +15,7 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -265,10 +265,16 @@ def _sync_tree(directory: Path) -> None:
 
 def _reason(error: Exception) -> str:
     """What the operating system said, which tensorstore hides at the end of a long line."""
-    text = str(error)
+    text = "\n".join(str(link) for link in _chain(error))
     known = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
     found = [os.strerror(number) for number in known if os.strerror(number) in text]
     return found[0] if found else (text.splitlines() or [type(error).__name__])[0][:200]
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _shown(entry: list[Any] | None) -> str:

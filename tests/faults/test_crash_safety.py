@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -159,12 +160,14 @@ def test_sigterm_saves_and_a_second_process_is_refused(straight, tmp_path, compi
         assert finished(start(tmp_path, SHORT, compilation_cache_directory), tmp_path) == straight
 
 
+@pytest.mark.slow  # which of orbax's threads meets the limit first varies with the load
 def test_a_full_disk_costs_checkpoints_and_not_the_run(tmp_path, compilation_cache_directory):  # noqa: F811
     training = {"max_epochs": 2, "checkpoint_every_steps": 4}
     full = start(tmp_path, training, compilation_cache_directory, file_size=16_000, channels=512)
     _, err = full.communicate(timeout=300)
     assert full.returncode == 0, err
-    assert "the checkpoint could not be written: File too large; there is no earlier one; training goes on" in err
+    # The reason is orbax's or the operating system's, whichever thread failed first.
+    assert re.search(r"the checkpoint could not be written: .+; there is no earlier one; training goes on", err), err
     assert not CheckpointStore(tmp_path / "checkpoints").steps()
     assert not unfinished(tmp_path)
     assert (tmp_path / "model.safetensors").stat().st_size > 8000
