@@ -2,7 +2,8 @@
 
 Geometries come from GFN2-xTB Langevin dynamics, one separately seeded trajectory per split; no xTB energy is kept.
 The work folder holds `frames_<split>.npz` (the geometries) and `labels.jsonl` (one line per finished DFT job); a run
-that was stopped continues from there. All splits grow in proportion, and the lite subset is complete first.
+that was stopped continues from there. A new work folder starts from the frames in the data files, which are not
+computed again. All splits grow in proportion, and the lite subset is complete first.
 
     python data/generate_ethanol.py --processes 2      # sample, label, write the files; resumes
     python data/generate_ethanol.py --finish           # only write the files from the labels computed so far
@@ -127,17 +128,48 @@ def load_frames(work: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
         return cache["numbers"], cache["positions"]
 
 
+def save_frames(work: Path, name: str, numbers: np.ndarray, positions: np.ndarray) -> None:
+    path = work / f"frames_{name}.npz"
+    np.savez(path.with_suffix(".tmp.npz"), numbers=numbers, positions=positions)
+    os.replace(path.with_suffix(".tmp.npz"), path)
+
+
 def ensure_frames(work: Path, split: Split, count: int) -> str:
-    """Sample a split into the work folder unless enough of its frames are there already."""
-    path = work / f"frames_{split.name}.npz"
-    known = load_frames(work, split.name)[1] if path.exists() else []
-    if len(known) < count:
-        numbers, positions = sample(split, count)
-        if len(known) and not np.array_equal(known, positions[: len(known)]):
-            raise RuntimeError(f"{path}: sampling again gave other geometries; use a new work folder")
-        np.savez(path.with_suffix(".tmp.npz"), numbers=numbers, positions=positions)
-        os.replace(path.with_suffix(".tmp.npz"), path)
-    return f"{split.name}: {max(len(known), count)} frames sampled"
+    """Sample a split into the work folder unless enough of its frames are there already.
+
+    Frames that are known stay. On another kind of machine the trajectory parts from them after some picoseconds,
+    by rounding: the later frames are then those of the same thermostat and time on the other branch.
+    """
+    known = load_frames(work, split.name)[1] if (work / f"frames_{split.name}.npz").exists() else np.zeros((0, 9, 3))
+    if len(known) >= count:
+        return f"{split.name}: {len(known)} frames sampled"
+    numbers, positions = sample(split, count)
+    same = np.abs(positions[: len(known)] - known).max(axis=(1, 2), initial=0.0) < 1e-6
+    positions[: len(known)] = known
+    save_frames(work, split.name, numbers, positions)
+    return f"{split.name}: {count} frames sampled, {len(known)} known before, {same.sum()} of those found again"
+
+
+def adopt_files(work: Path, output: Path) -> None:
+    """Fill a new work folder with the geometries and labels of the data files and the card, if there are any."""
+    from ase.io import read
+
+    if (work / "labels.jsonl").exists() or not (output / "card.json").exists():
+        return
+    card, lines = json.loads((output / "card.json").read_text()), []
+    for name in card["splits"]:
+        frames = read(output / f"{name}.xyz", index=":")
+        if [a.info["frame"] for a in frames] != list(range(len(frames))):
+            raise RuntimeError(f"{name}.xyz lacks frames; compute the split in a new folder, --work and --output")
+        positions = np.array([a.positions for a in frames])
+        save_frames(work, name, frames[0].numbers, positions)
+        for i, atoms in enumerate(frames):
+            values = {key: np.asarray(atoms.calc.results[key]).tolist() for key in ("energy", "forces", "dipole")}
+            head = {"split": name, "frame": i, "digest": digest(positions[i]), "converged": True}
+            lines.append(json.dumps(head | values) + "\n")
+    write_atomically(work / "atoms.json", json.dumps(card["isolated_atoms_ev"]))
+    write_atomically(work / "labels.jsonl", "".join(lines))
+    print(f"{len(lines)} frames taken over from {output}", flush=True)
 
 
 def kohn_sham(numbers: np.ndarray, positions: np.ndarray, spin: int = 0):
@@ -216,7 +248,6 @@ def write_split(work: Path, output: Path, split: Split, records: dict, e0: dict[
         "force_rms_ev_per_angstrom": np.sqrt((forces**2).mean()),
         "force_max_norm_ev_per_angstrom": np.linalg.norm(forces, axis=-1).max(),
         "net_force_max_ev_per_angstrom": np.abs(forces.sum(1)).max(),
-        "label_cpu_s_mean": np.mean([r["cpu_s"] for r in good]),
     }
     return {
         "sha256": hashlib.sha256(text.encode()).hexdigest(),
@@ -248,7 +279,7 @@ def exit_with_parent() -> None:
     Thread(target=lambda: os._exit(parent_process().join() or 1), daemon=True).start()
 
 
-def generate(work: Path, jobs: list[tuple[str, int]], processes: int) -> None:
+def generate(work: Path, output: Path, jobs: list[tuple[str, int]], processes: int) -> None:
     """Run the jobs that have no record yet, appending each result as soon as it is there."""
     os.environ["OMP_NUM_THREADS"] = "1"  # inherited by the workers
     work.mkdir(parents=True, exist_ok=True)
@@ -258,6 +289,7 @@ def generate(work: Path, jobs: list[tuple[str, int]], processes: int) -> None:
     if path.exists() and path.read_text() != made_with:
         raise SystemExit(f"{path} differs from the present settings or software; choose another --work")
     write_atomically(path, made_with)
+    adopt_files(work, output)
     pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=exit_with_parent)
     with pool, open(work / "labels.jsonl", "ab", buffering=0) as stream:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # one writer per work folder
@@ -290,7 +322,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--finish", action="store_true", help="only write the files from what exists")
     options = parser.parse_args(arguments)
     if not options.finish:
-        generate(options.work, job_list()[: options.limit], options.processes)
+        generate(options.work, options.output, job_list()[: options.limit], options.processes)
     for name, row in finish(options.work, options.output)["splits"].items():
         print(f"{name}: {row['frames']} of {row['planned_frames']} frames, {row['scf_failures']} failed")
 
