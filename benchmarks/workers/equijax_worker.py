@@ -14,7 +14,7 @@ from equijax.graph.batching import StructureGraph, batch_capacity, structure_gra
 from equijax.graph.padding import CompileCounter, PaddingPolicy
 from equijax.models import MACEConfig, ModelStatistics
 from equijax.potential.derivatives import energy_and_derivatives
-from equijax.precision import precision
+from equijax.precision import jit, precision
 from equijax.structure import Structure
 from equijax.train.batches import LabelledFrame, labelled_batch
 from equijax.train.config import LossConfig, OptimizerConfig, TrainingConfig
@@ -66,13 +66,13 @@ def build(case: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     ]
     with precision("float32"):
         packed = jax.device_put(labelled_batch(frames, batch_capacity(graphs, PaddingPolicy()), "float32"))
-        params = jax.jit(module.init)(jax.random.key(0), packed.graph, edge_vectors(packed.graph))["params"]
+        params = jit(module.init)(jax.random.key(0), packed.graph, edge_vectors(packed.graph))["params"]
     facts = {
         "library": f"equijax {equijax.__version__} (jax {jax.__version__})",
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
     }
     if case["task"] == "md":
-        step = jax.jit(lambda p, g: energy_and_derivatives(module, p, g).forces)
+        step = jit(lambda p, g: energy_and_derivatives(module, p, g).forces)
 
         def md() -> None:
             with precision("float32"):

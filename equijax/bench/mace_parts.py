@@ -15,6 +15,7 @@ from equijax.models.mace import MACEConfig
 from equijax.nn.convolution import convolve
 from equijax.nn.normalization import normalized_silu
 from equijax.ops.tensor_product import AbstractEdgeConvolution, EdgeGeometry, Path
+from equijax.precision import jit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,7 @@ def mace_parts(config: MACEConfig, params: Any, graph: AtomGraph) -> dict[str, C
             for t, (product, x) in enumerate(zip(products, [inputs[0], *xs])):
                 mlp = params[f"interactions_{t}"]["radial_mlp"]
                 weights = [mlp[f"layer_{i}"] for i in range(len(mlp))]
-                for message in convolve(product, x, graph.neighbors, geometry, features, weights, activation):
+                for message in convolve(product, x, graph, geometry, features, weights, activation):
                     total = total + jnp.sum(message**2)
             return total
 
@@ -85,7 +86,7 @@ def mace_parts(config: MACEConfig, params: Any, graph: AtomGraph) -> dict[str, C
         return total
 
     def with_gradient(function: Callable[..., jax.Array], *arguments: Any) -> Callable[[], Any]:
-        compiled = jax.jit(jax.value_and_grad(function, argnums=tuple(range(len(arguments)))))
+        compiled = jit(jax.value_and_grad(function, argnums=tuple(range(len(arguments)))))
         return lambda: jax.block_until_ready(compiled(*arguments))
 
     return {

@@ -12,7 +12,7 @@ import numpy as np
 
 from equijax.graph.batching import StructureGraph, batch, structure_graph
 from equijax.graph.padding import PaddingPolicy
-from equijax.precision import DType, precision
+from equijax.precision import DType, jit, precision
 from equijax.structure import Structure
 
 
@@ -96,7 +96,7 @@ def _time_case(
     module = config.build(ModelStatistics(atomic_numbers=elements, avg_num_neighbors=edges / atoms))
     with precision(dtype):
         padded = batch(graphs, _capacity(graphs), dtype)
-        params = jax.jit(module.init)(jax.random.key(0), padded, edge_vectors(padded))["params"]
+        params = jit(module.init)(jax.random.key(0), padded, edge_vectors(padded))["params"]
         params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
 
         def predict(params: Any) -> Any:
@@ -107,7 +107,7 @@ def _time_case(
             energy, forces = predict(params)
             return jnp.sum(energy**2) + jnp.sum(forces**2)
 
-        tasks = {"md": jax.jit(predict), "train": jax.jit(jax.grad(loss))}
+        tasks = {"md": jit(predict), "train": jax.jit(jax.grad(loss))}
         timings = [
             Timing(name, case, task, dtype, atoms, edges, *_measure(functools.partial(function, params), seconds))
             for task, function in tasks.items()

@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from equijax.graph.neighbor_gather import gather_senders
+
 Array = Any  # numpy on the host, jax.Array inside jit
 
 
@@ -72,7 +74,8 @@ def edge_vectors(graph: AtomGraph) -> jax.Array:
     derivatives, stay finite; masks remove what is computed from them.
     """
     cell = graph.cell[graph.node_graph]  # [N, 3, 3]
-    sender = graph.positions[graph.neighbors] + jnp.einsum("nka,nab->nkb", graph.shifts, cell)
+    positions = gather_senders(graph.positions, graph.neighbors, graph.neighbor_mask, graph.reverse)
+    sender = positions + jnp.einsum("nka,nab->nkb", graph.shifts, cell)
     vectors = graph.positions[:, None, :] - sender
     filler = jnp.full((3,), 3.0**-0.5, dtype=vectors.dtype)
     return jnp.where(graph.neighbor_mask[..., None], vectors, filler)

@@ -139,15 +139,14 @@ class Interaction(nn.Module):
     def __call__(
         self,
         x: jax.Array,
-        species: jax.Array,
-        neighbors: jax.Array,
+        graph: AtomGraph,
         geometry: EdgeGeometry,
         edge_features: jax.Array,
     ) -> tuple[jax.Array, jax.Array | None]:
         activation = normalized_silu(self.config.activation_norm)
         mlp = self.radial_mlp(edge_features.shape[-1], x.dtype)
         messages = self.linear(
-            convolve(self.product, self.linear_up(x), neighbors, geometry, edge_features, mlp, activation)
+            convolve(self.product, self.linear_up(x), graph, geometry, edge_features, mlp, activation)
         )
         if self.has_density:
             (weight,) = self.density(edge_features.shape[-1], x.dtype)
@@ -156,8 +155,8 @@ class Interaction(nn.Module):
         else:
             messages = messages / self.avg_num_neighbors
         if self.is_residual:
-            return messages, self.residual(x, species)
-        return self.skip(messages, species), None
+            return messages, self.residual(x, graph.species)
+        return self.skip(messages, graph.species), None
 
     def residual(self, x: jax.Array, species: jax.Array) -> jax.Array:
         """The skip connection of the residual kinds, padded with zeros to the degrees of the output."""
@@ -305,7 +304,7 @@ class MACE(nn.Module):
         energies = jnp.zeros(graph.num_nodes, vectors.dtype)
         features = []
         for interaction, product, readout in zip(self.interactions, self.products, self.readouts):
-            messages, residual = interaction(x, graph.species, graph.neighbors, geometry, edge_features)
+            messages, residual = interaction(x, graph, geometry, edge_features)
             x = product(messages, residual, one_hot)
             energies = energies + readout(x)
             features.append(to_mul_ir(x, interaction.lmax_out))

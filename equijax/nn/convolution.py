@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
+from equijax.graph.atom_graph import AtomGraph
+from equijax.graph.neighbor_gather import gather_senders
 from equijax.nn.radial_mlp import apply_radial_mlp
 from equijax.ops.tensor_product import AbstractEdgeConvolution, EdgeGeometry
 
@@ -20,7 +22,7 @@ BLOCK_RECEIVERS = 8
 def convolve(
     product: AbstractEdgeConvolution,
     x: jax.Array,
-    neighbors: jax.Array,
+    graph: AtomGraph,
     geometry: EdgeGeometry,
     edge_features: jax.Array,
     mlp: Sequence[jax.Array],
@@ -28,19 +30,20 @@ def convolve(
 ) -> tuple[jax.Array, ...]:
     """sum_k product(x[neighbors], geometry, MLP(edge_features)) for every atom.
 
-    `x` [N, (l+1)², C]; `neighbors` [N, K]; `edge_features` [N, K, B], zero on padded slots, which then send
-    nothing because the MLP has no biases. Returns per output degree [N, 2l+1, P(l) C].
+    `x` [N, (l+1)², C]; `edge_features` [N, K, B], zero on padded slots, which then send nothing because the MLP
+    has no biases. Returns per output degree [N, 2l+1, P(l) C].
     """
-    num_nodes, num_neighbors = neighbors.shape
+    num_nodes, num_neighbors = graph.neighbors.shape
     channels = x.shape[-1]
 
     def block(args: tuple[jax.Array, EdgeGeometry, jax.Array]) -> tuple[jax.Array, ...]:
-        block_neighbors, block_geometry, block_features = args
+        block_senders, block_geometry, block_features = args
         weights = apply_radial_mlp(mlp, block_features, activation)
-        weights = weights.reshape(*block_neighbors.shape, product.path_count, channels)
-        return product.messages(x[block_neighbors], block_geometry, weights)
+        weights = weights.reshape(*block_senders.shape[:2], product.path_count, channels)
+        return product.messages(block_senders, block_geometry, weights)
 
-    everything = (neighbors, geometry, edge_features)
+    senders = gather_senders(x, graph.neighbors, graph.neighbor_mask, graph.reverse)
+    everything = (senders, geometry, edge_features)
     weight_bytes = num_nodes * num_neighbors * product.path_count * channels * x.dtype.itemsize
     if weight_bytes <= BLOCK_ABOVE_BYTES:
         return block(everything)

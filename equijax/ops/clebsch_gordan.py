@@ -62,6 +62,9 @@ class ClebschGordanConvolution(AbstractEdgeConvolution):
 
     def messages(self, x: jax.Array, geometry: EdgeGeometry, weights: jax.Array) -> tuple[jax.Array, ...]:
         block, neighbors, _, channels = x.shape
+        # Slices of one array would each be padded and added in the backward pass; a split is concatenated.
+        per_degree = jax.lax.split(x, tuple(2 * l + 1 for l in range(self.lmax_in + 1)), axis=2)
+        per_weight = jax.lax.split(weights, (1,) * self.path_count, axis=2)
         results: list[jax.Array] = []
         for l_out in range(self.lmax_out + 1):
             per_path = []
@@ -70,7 +73,7 @@ class ClebschGordanConvolution(AbstractEdgeConvolution):
                 coupling = (wigner_3j(l1, l2, l3) * np.sqrt(2 * l3 + 1)).astype(x.dtype)
                 # [B, K, 2l2+1] x [2l1+1, 2l2+1, 2l3+1] -> [B, 2l3+1, K (2l1+1)]
                 m = jnp.einsum("nkj,ijm->nmki", geometry.harmonics[:, :, degree_slice(l2)], coupling)
-                w = x[:, :, degree_slice(l1)] * weights[:, :, index, None, :]
+                w = per_degree[l1] * per_weight[index]
                 per_path.append(
                     jnp.einsum(
                         "nmq,nqc->nmc",

@@ -14,7 +14,6 @@ from equijax.irreps.layout import degree_slice
 from equijax.irreps.wigner_3j import wigner_3j
 from equijax.ops.mace_basis import mace_polynomials
 from equijax.ops.power_tree import Pair, pair_terms, power_tree
-from equijax.ops.scalar_powers import scalar_powers
 from equijax.ops.tensor_product import AbstractSymmetricPowers
 
 
@@ -45,8 +44,6 @@ class TreeSymmetricPowers(AbstractSymmetricPowers):
             if order > 1:
                 w = jnp.einsum("zec,et->ztc", w, power_tree(self.lmax_in, l_out, order).projection.astype(x.dtype))
             selected.append((species_one_hot @ w.reshape(w.shape[0], -1)).reshape(x.shape[0], -1, x.shape[-1]))
-        if self.lmax_out == 0:
-            return scalar_powers(x, jnp.concatenate(selected, axis=1), self.lmax_in, self.correlation)
         return self._unrolled(x, [_rows(w) for w in selected])
 
     def _unrolled(self, x: jax.Array, weights: list[list[jax.Array]]) -> jax.Array:

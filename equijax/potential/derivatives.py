@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from equijax.graph.atom_graph import AtomGraph, edge_vectors
+from equijax.graph.neighbor_gather import sum_to_senders
 
 Array = Any  # jax.Array inside jit, numpy on the host
 Params = Any  # nested dict of arrays
@@ -80,8 +81,8 @@ def position_gradient(gradient: jax.Array, graph: AtomGraph) -> jax.Array:
     d of edge (n, k) grows with r_n and shrinks with the sender's position. The edges that an atom sends are
     the opposites of the edges it receives, so both sums run over its own row.
     """
-    opposite = gradient.reshape(-1, 3)[graph.reverse]
-    return jnp.sum(gradient - opposite, axis=1)
+    sent = sum_to_senders(gradient, graph.neighbors, graph.neighbor_mask, graph.reverse)
+    return jnp.sum(gradient, axis=1) - sent
 
 
 def stress_from_gradient(gradient: jax.Array, vectors: jax.Array, graph: AtomGraph) -> jax.Array:

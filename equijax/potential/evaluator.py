@@ -12,7 +12,7 @@ from equijax.graph.atom_graph import AtomGraph
 from equijax.graph.padding import Capacity, CompileCounter, PaddingPolicy
 from equijax.potential import derivatives
 from equijax.potential.compiled_shapes import CompiledShapes
-from equijax.precision import DType, precision
+from equijax.precision import DType, jit, precision
 
 if TYPE_CHECKING:
     from equijax.potential.potential import Potential
@@ -71,7 +71,7 @@ class Evaluator:
     def _call(self, kind: str, run: Callable[..., Any], graph: AtomGraph, *arrays: Any) -> Any:
         capacity = Capacity(nodes=graph.num_nodes, neighbors=graph.num_neighbors, graphs=graph.num_graphs)
         # A function of its own for every shape: dropping it from the table frees what was compiled for it.
-        compiled = self.shapes.function(kind, capacity, lambda: jax.jit(self._counter.wrap(run)))
+        compiled = self.shapes.function(kind, capacity, lambda: jit(self._counter.wrap(run)))
         with precision(self.dtype):
             return jax.tree.map(np.asarray, compiled(self._params, graph, *arrays))
 

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from equijax.precision import jit
 from equijax.train.batches import LabelledFrame
 from equijax.train.config import LossConfig
 from equijax.train.loss import LabelledBatch
@@ -33,7 +34,7 @@ def gradient_norms(
     module: Any, loss: LossConfig, params: Any, batch: LabelledBatch, weights: dict[str, Any]
 ) -> dict[str, float]:
     """Norm of the loss gradient per module for one batch."""
-    gradient, _ = jax.jit(jax.grad(lambda p: batch_loss(module, loss, p, batch, weights), has_aux=True))(params)
+    gradient, _ = jit(jax.grad(lambda p: batch_loss(module, loss, p, batch, weights), has_aux=True))(params)
     return module_norms(gradient)
 
 

@@ -15,7 +15,7 @@ from equijax.errors import EquijaxError, EquijaxWarning
 from equijax.graph.atom_graph import edge_vectors
 from equijax.models.contract import ModelStatistics
 from equijax.potential.potential import Potential
-from equijax.precision import DType
+from equijax.precision import DType, jit
 from equijax.structure import Structure
 from equijax.train.batches import LABELS, BatchSource, LabelledFrame, label_counts, labelled_frame
 from equijax.train.config import EnergyTerm, LossConfig, LossTerm, TrainingConfig
@@ -194,7 +194,7 @@ def initial_parameters(task: TrainingTask) -> Any:
         return jax.tree.map(lambda leaf: leaf.astype(task.dtype), params)
 
     # One use: a compilation without optimisation takes a third of the time.
-    return jax.jit(init, compiler_options={"xla_backend_optimization_level": "0"})(jax.random.key(task.seed))
+    return jit(init, compiler_options={"xla_backend_optimization_level": "0"})(jax.random.key(task.seed))
 
 
 def computed_loss(loss: LossConfig, observed: tuple[str, ...]) -> LossConfig:

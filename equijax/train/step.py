@@ -12,6 +12,7 @@ import optax
 
 from equijax.graph.padding import CompileCounter
 from equijax.potential.derivatives import Prediction, energy_and_derivatives
+from equijax.precision import jit
 from equijax.train.config import LossConfig, TrainingConfig
 from equijax.train.ema import update_average
 from equijax.train.loss import LabelledBatch, loss_sums, total_loss
@@ -93,7 +94,7 @@ def build_train_step(
         metrics = {**sums, "loss": value, "grad_norm": norm, "finite": finite}
         return TrainState(params, opt_state, average, updates, skipped), metrics
 
-    return jax.jit(counter.wrap(step), donate_argnums=0)
+    return jit(counter.wrap(step), donate_argnums=0)
 
 
 def build_evaluation_step(
@@ -105,7 +106,7 @@ def build_evaluation_step(
         prediction = energy_and_derivatives(module, params, batch.graph)
         return {**loss_sums(prediction, batch, loss), "finite_graphs": _finite(prediction, batch)}
 
-    return jax.jit(counter.wrap(evaluate))
+    return jit(counter.wrap(evaluate))
 
 
 def _finite(prediction: Prediction, batch: LabelledBatch) -> jax.Array:

@@ -7,22 +7,31 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from equijax.graph.batching import batch, batch_capacity, structure_graph
+from equijax.graph.padding import PaddingPolicy
 from equijax.nn import convolution
 from equijax.nn.normalization import normalized_silu
 from equijax.ops import ClebschGordan
 from equijax.ops.tensor_product import EdgeGeometry
 from equijax.precision import precision
+from equijax.structure import Structure
 
-NODES, NEIGHBORS, CHANNELS, BASIS = 11, 4, 2, 3
+CHANNELS, BASIS = 2, 3
 QUICK = {"xla_backend_optimization_level": 0}
 
 
-def arguments(product):
+def chain():
+    """Nine atoms in a row, each with two to four neighbours, and padding."""
+    positions = np.random.default_rng(3).normal(scale=0.1, size=(9, 3)) + np.arange(9)[:, None] * [1.0, 0, 0]
+    graphs = [structure_graph(Structure(np.ones(9, int), positions, np.zeros((3, 3)), (False,) * 3), 2.3, (1,))]
+    return batch(graphs, batch_capacity(graphs, PaddingPolicy()), "float64")
+
+
+def arguments(product, graph):
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(NODES, 4, CHANNELS))
-    harmonics = rng.normal(size=(NODES, NEIGHBORS, 4))
-    features = rng.normal(size=(NODES, NEIGHBORS, BASIS))
-    features[5:, 2:] = 0.0
+    x = rng.normal(size=(graph.num_nodes, 4, CHANNELS))
+    harmonics = rng.normal(size=(*graph.neighbors.shape, 4))
+    features = rng.normal(size=(*graph.neighbors.shape, BASIS)) * np.asarray(graph.neighbor_mask)[..., None]
     mlp = [rng.normal(size=(BASIS, 6)), rng.normal(size=(6, product.path_count * CHANNELS))]
     return x, harmonics, features, mlp
 
@@ -30,14 +39,15 @@ def arguments(product):
 @pytest.mark.parametrize("receivers", [4, 32])
 def test_blocks(monkeypatch, receivers):
     product = ClebschGordan().bind_edges(1, 1, 1)
-    neighbors = np.random.default_rng(1).integers(0, NODES, (NODES, NEIGHBORS)).astype(np.int32)
+    with precision("float64"):
+        graph = jax.device_put(chain())
 
     def total(arguments):
         x, harmonics, features, mlp = arguments
-        unit = jnp.zeros((NODES, NEIGHBORS, 3))
-        geometry = EdgeGeometry(harmonics, unit, jnp.ones((NODES, NEIGHBORS)))
-        results = convolution.convolve(product, x, neighbors, geometry, features, mlp, normalized_silu("exact"))
-        assert [r.shape[0] for r in results] == [NODES, NODES]
+        unit = jnp.zeros((*graph.neighbors.shape, 3))
+        geometry = EdgeGeometry(harmonics, unit, jnp.ones(graph.neighbors.shape))
+        results = convolution.convolve(product, x, graph, geometry, features, mlp, normalized_silu("exact"))
+        assert [r.shape[0] for r in results] == [graph.num_nodes] * 2
         return sum(jnp.sum(jnp.sin(r)) for r in results)
 
     def squared_gradient(arguments):
@@ -47,9 +57,9 @@ def test_blocks(monkeypatch, receivers):
         return total(arguments), jax.grad(total)(arguments), jax.grad(squared_gradient)(arguments)
 
     with precision("float64"):
-        expected = jax.tree.leaves(jax.jit(everything, compiler_options=QUICK)(arguments(product)))
+        expected = jax.tree.leaves(jax.jit(everything, compiler_options=QUICK)(arguments(product, graph)))
         monkeypatch.setattr(convolution, "BLOCK_ABOVE_BYTES", 0)
         monkeypatch.setattr(convolution, "BLOCK_RECEIVERS", receivers)
-        found = jax.tree.leaves(jax.jit(lambda a: everything(a), compiler_options=QUICK)(arguments(product)))
+        found = jax.tree.leaves(jax.jit(lambda a: everything(a), compiler_options=QUICK)(arguments(product, graph)))
         for one, other in zip(expected, found, strict=True):
             np.testing.assert_allclose(other, one, rtol=1e-12, atol=1e-12)
