@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1] / "equijax"
 # A module may import from the layers before its own, and from its own.
 LAYERS = (
     {"errors", "units", "xla_flags"},
-    {"precision", "config", "allocator"},
+    {"precision", "config", "allocator", "compilation_cache"},
     {"structure", "doctor"},
     {"graph"},
     {"datasets"},
@@ -32,7 +32,7 @@ LAYERS = (
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 FILES = sorted(ROOT.rglob("*.py"))
-WITHOUT_JAX = {"errors", "units", "xla_flags", "config", "allocator"}
+WITHOUT_JAX = {"errors", "units", "xla_flags", "config", "allocator", "compilation_cache"}
 
 
 def package_of(path: Path) -> str:

@@ -10,6 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from equijax.compilation_cache import enable_compilation_cache
+
+enable_compilation_cache()  # as the command line does
+
 from equijax.experiment import ExperimentConfig
 from equijax.train.loop import run_task
 from equijax.train.run_directory import RunDirectory
@@ -28,7 +32,7 @@ def watch(metrics: Path, results: Path, done: threading.Event, begin: float) -> 
                 stamped = {
                     "epoch": record["epoch"],
                     "cpu_s": time.process_time(),
-                    "wall_s": time.perf_counter() - begin,
+                    "wall_s": time.time() - begin,
                     "forces_rmse": record["forces_rmse"],
                     "energy_rmse_per_atom": record["energy_rmse_per_atom"],
                 }
@@ -41,7 +45,7 @@ def watch(metrics: Path, results: Path, done: threading.Event, begin: float) -> 
 
 
 def main() -> None:
-    begin = time.perf_counter()
+    begin = float(sys.argv[3])  # time.time() when the process was started
     setup = json.loads(Path(sys.argv[1]).read_text())
     experiment = ExperimentConfig.model_validate(
         {
@@ -76,7 +80,7 @@ def main() -> None:
     for name in ("avg_num_neighbors", "scale", "shift"):
         if not np.isclose(getattr(statistics, name), setup["statistics"][name], rtol=1e-5):
             raise SystemExit(f"{name} is {getattr(statistics, name)}, the driver has {setup['statistics'][name]}")
-    directory = RunDirectory(Path(setup["folder"]) / "equijax_run")
+    directory = RunDirectory(Path(sys.argv[2]).with_suffix(""))
     done = threading.Event()
     arguments = (directory.path / "metrics.jsonl", Path(sys.argv[2]), done, begin)
     watcher = threading.Thread(target=watch, args=arguments)

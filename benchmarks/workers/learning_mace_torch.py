@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 import warnings
@@ -49,9 +50,9 @@ def groups(model: torch.nn.Module, learning_rate: float) -> list[dict]:
 
 
 def main() -> None:
-    begin = time.perf_counter()
+    begin = float(sys.argv[3])  # time.time() when the process was started
     setup = json.loads(Path(sys.argv[1]).read_text())
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     torch.set_default_dtype(torch.float32)
     torch.manual_seed(setup["seed"])
     numbers = sorted(setup["numbers"].values())
@@ -109,7 +110,7 @@ def main() -> None:
         record = {
             "epoch": epoch + 1,
             "cpu_s": time.process_time(),
-            "wall_s": time.perf_counter() - begin,
+            "wall_s": time.time() - begin,
             "forces_rmse": float(np.sqrt(np.mean(np.concatenate(forces) ** 2))),
             "energy_rmse_per_atom": float(np.sqrt(np.mean(np.concatenate(energy) ** 2))),
         }

@@ -14,7 +14,7 @@ from equijax.irreps.spherical_harmonics import spherical_harmonics
 from equijax.models.mace import MACEConfig
 from equijax.nn.convolution import convolve
 from equijax.nn.normalization import normalized_silu
-from equijax.ops.tensor_product import AbstractEdgeConvolution, EdgeGeometry, Path
+from equijax.ops.tensor_product import AbstractEdgeConvolution, EdgeGeometry
 from equijax.precision import jit
 
 
@@ -25,8 +25,12 @@ class _OnlyWeights(AbstractEdgeConvolution):
     count: int
 
     @property
-    def paths(self) -> tuple[Path, ...]:
-        return (Path(0, 0, 0),) * self.count
+    def path_count(self) -> int:
+        return self.count
+
+    @property
+    def block_counts(self) -> tuple[int, ...]:
+        return (self.count,)
 
     def flops_per_edge(self, channels: int) -> int:
         return self.count * channels

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from equijax.cli.main import run
+from equijax.compilation_cache import enable_compilation_cache
 
 EXPERIMENT = Path("experiments/quickstart.yaml")
 OUTPUT = Path("runs/quickstart")
@@ -44,4 +45,5 @@ def demo() -> int:
 
 
 if __name__ == "__main__":
+    enable_compilation_cache()
     sys.exit(demo())

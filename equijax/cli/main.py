@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import typer
 
 from equijax.cli import bench, check, convert, evaluate, md, predict, reference, train
+from equijax.compilation_cache import enable_compilation_cache
 from equijax.errors import EquijaxError, EquijaxWarning
 
 EXIT_INPUT, EXIT_INTERNAL, EXIT_INTERRUPTED = 2, 1, 130
@@ -114,6 +115,7 @@ def _fail(message: str, code: int) -> int:
 
 def main() -> None:
     """Entry point of the `equijax` script."""
+    enable_compilation_cache()
     sys.exit(run(sys.argv[1:]))
 
 

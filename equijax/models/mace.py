@@ -116,8 +116,7 @@ class Interaction(nn.Module):
         self.product = config.edge_product.bind_edges(self.lmax_in, config.lmax, config.lmax)
         self.linear_up = IrrepsLinear(channels, channels, self.lmax_in)
         self.radial_mlp = RadialMLP((*config.radial_mlp, self.product.path_count * channels))
-        path_counts = tuple(len(self.product.paths_to(l)) for l in range(config.lmax + 1))
-        self.linear = PathLinear(path_counts, channels, channels)
+        self.linear = PathLinear(self.product.block_counts, channels, channels)
         self.skip = SpeciesLinear(channels, channels, self.skip_lmax, self.num_species)
         if self.has_density:
             self.density = RadialMLP((1,))

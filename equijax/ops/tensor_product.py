@@ -1,11 +1,17 @@
-"""The contract of tensor products: an options object, bound once to irreps, gives parameter-free functions.
+"""The contract of tensor products: an options object, bound once to degrees, gives parameter-free functions.
 
-Options are frozen and hashable, and can be written in a config. Binding fixes shapes and constants. Two families:
+Options are frozen and hashable, and can be written in a config. Binding fixes shapes and constants. Three families,
+and a product belongs to those that it can implement:
 
-- `EdgeProduct`: features of the sender with the geometry of the edge, as in a convolution;
-- `NodeProduct`: features of one node with each other, as in MACE's symmetric contraction.
+- `EdgeProduct`: features of the sender with the geometry of the edge, summed over neighbours, as in a convolution;
+- `NodeProduct`: two features of one node, channel by channel;
+- `PowerProduct`: symmetric powers of the features of one node, as in MACE's symmetric contraction.
 
-A product implements the families that it can; the other is refused by type when a model asks for it.
+Normalisation is the same for all, so that one can replace another: independent N(0, 1) features and weights give
+results of unit variance in every component of every degree (of one message, of one product).
+
+Features are [..., (L+1)², C] (docs/decisions/0002). A product that respects inversion (`is_o3`) takes and gives
+features of natural parity, (-1)^l; one that does not is equivariant under proper rotations only.
 """
 
 from __future__ import annotations
@@ -38,10 +44,7 @@ class Path(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class AbstractEdgeConvolution(abc.ABC):
-    """An `EdgeProduct` bound to degrees: messages from neighbours, weighted per edge, path and channel, and summed.
-
-    Natural parity throughout: features, harmonics and results of degree l have parity (-1)^l.
-    """
+    """An `EdgeProduct` bound to degrees: messages from neighbours, weighted per edge and channel, and summed."""
 
     lmax_in: int
     lmax_edge: int
@@ -49,17 +52,18 @@ class AbstractEdgeConvolution(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def paths(self) -> tuple[Path, ...]:
-        """The couplings, in the order of the weights: by l_out, then l_in, then l_edge."""
-
-    @property
     def path_count(self) -> int:
         """P, the number of weights per edge and channel."""
-        return len(self.paths)
 
-    def paths_to(self, l_out: int) -> tuple[int, ...]:
-        """Positions in `paths` of the couplings that end in degree l_out."""
-        return tuple(index for index, path in enumerate(self.paths) if path.l_out == l_out)
+    @property
+    @abc.abstractmethod
+    def block_counts(self) -> tuple[int, ...]:
+        """Number of separate results per output degree, for a linear layer to mix; at least 1 each."""
+
+    @property
+    def is_o3(self) -> bool:
+        """Equivariant under inversion as well, with natural parity throughout."""
+        return True
 
     @abc.abstractmethod
     def flops_per_edge(self, channels: int) -> int:
@@ -70,30 +74,60 @@ class AbstractEdgeConvolution(abc.ABC):
         """Sums over the neighbours of a block of atoms, one array per output degree.
 
         `x` [B, K, (lmax_in+1)², C] sender features, `geometry` of the same [B, K] slots, `weights` [B, K, P, C],
-        zero on padded slots. Returns for every l_out an array [B, 2 l_out + 1, P(l_out) * C], path slow and
-        channel fast, which a linear layer mixes.
+        zero on padded slots. Returns for every l_out an array [B, 2 l_out + 1, block_counts[l_out] * C], block slow
+        and channel fast, which a linear layer mixes.
         """
 
+    def expressivity(self) -> int:
+        """Dimension of the set of equivariant maps that the weights reach (arXiv:2506.13523); one copy per degree."""
+        from equijax.ops.measures import edge_expressivity
 
-class EdgeProduct:
-    """Options of a product of node features with an edge."""
-
-    def bind_edges(self, lmax_in: int, lmax_edge: int, lmax_out: int) -> AbstractEdgeConvolution:
-        """The convolution for these degrees."""
-        raise NotImplementedError
+        return edge_expressivity(self)
 
 
-class NodeProduct:
-    """Options of symmetric powers of node features."""
+@dataclasses.dataclass(frozen=True)
+class AbstractNodeProduct(abc.ABC):
+    """A `NodeProduct` bound to degrees: [..., (lmax_1+1)², C] x [..., (lmax_2+1)², C] -> [..., (lmax_out+1)², C]."""
 
-    def bind_powers(self, lmax_in: int, lmax_out: int, correlation: int) -> AbstractSymmetricPowers:
-        """Products of up to `correlation` copies of the features, for these degrees."""
-        raise NotImplementedError
+    lmax_1: int
+    lmax_2: int
+    lmax_out: int
+
+    @property
+    @abc.abstractmethod
+    def path_count(self) -> int:
+        """P, the number of weights per channel."""
+
+    @property
+    def is_o3(self) -> bool:
+        """Equivariant under inversion as well, with natural parity throughout."""
+        return True
+
+    @abc.abstractmethod
+    def apply(self, x: jax.Array, y: jax.Array, weights: jax.Array) -> jax.Array:
+        """The product, channel by channel; `weights` broadcasts to [..., P, C]. Bilinear in x and y."""
+
+    @abc.abstractmethod
+    def flops(self) -> int:
+        """Multiplications and additions of one product of one channel."""
+
+    def expressivity(self) -> int:
+        """Dimension of the set of bilinear maps that the weights reach, the generic rank of their Jacobian
+        (arXiv:2506.13523)."""
+        from equijax.ops.measures import expressivity
+
+        return expressivity(self)
+
+    def interactability(self) -> frozenset[tuple[int, int, int]]:
+        """The couplings (l1, l2, l_out) that are not zero."""
+        from equijax.ops.measures import interactability
+
+        return interactability(self)
 
 
 @dataclasses.dataclass(frozen=True)
 class AbstractSymmetricPowers(abc.ABC):
-    """A `NodeProduct` bound to degrees: equivariant polynomials of one node's features, channel by channel."""
+    """A `PowerProduct` bound to degrees: equivariant polynomials of one node's features, channel by channel."""
 
     lmax_in: int
     lmax_out: int
@@ -112,3 +146,27 @@ class AbstractSymmetricPowers(abc.ABC):
         `x` [N, (lmax_in+1)², C]; `weights[l_out, order]` [Z, weight_count, C]; `species_one_hot` [N, Z].
         Returns [N, (lmax_out+1)², C].
         """
+
+
+class EdgeProduct(abc.ABC):
+    """Options of a product of node features with an edge."""
+
+    @abc.abstractmethod
+    def bind_edges(self, lmax_in: int, lmax_edge: int, lmax_out: int) -> AbstractEdgeConvolution:
+        """The convolution for these degrees."""
+
+
+class NodeProduct(abc.ABC):
+    """Options of a product of two features of one node."""
+
+    @abc.abstractmethod
+    def bind_nodes(self, lmax_1: int, lmax_2: int, lmax_out: int) -> AbstractNodeProduct:
+        """The product for these degrees."""
+
+
+class PowerProduct(abc.ABC):
+    """Options of symmetric powers of node features."""
+
+    @abc.abstractmethod
+    def bind_powers(self, lmax_in: int, lmax_out: int, correlation: int) -> AbstractSymmetricPowers:
+        """Products of up to `correlation` copies of the features, for these degrees."""
