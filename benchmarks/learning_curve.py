@@ -178,11 +178,8 @@ def main() -> None:
     with (options.folder / "learning_curve.jsonl").open("w") as file:
         for name, curve in curves.items():
             file.writelines(json.dumps({"library": name, **record}) + "\n" for record in curve)
-    plot(
-        curves,
-        f"AcAc 450/50, MACE {options.hidden_irreps}, float32, batch 5, {threads} threads, {options.allocator} malloc",
-        options.plot,
-    )
+    title = f"AcAc 450/50, MACE {options.hidden_irreps}, float32, {threads} threads, {options.allocator} malloc"
+    plot(curves, title, options.plot)
     print(text)
 
 

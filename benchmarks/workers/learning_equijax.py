@@ -12,13 +12,6 @@ import numpy as np
 
 from equijax.compilation_cache import enable_compilation_cache
 
-enable_compilation_cache()  # as the command line does
-
-from equijax.experiment import ExperimentConfig
-from equijax.train.loop import run_task
-from equijax.train.run_directory import RunDirectory
-from equijax.train.setup import build_task
-
 
 def watch(metrics: Path, results: Path, done: threading.Event, begin: float) -> None:
     """Copy validation records as they appear, stamped with CPU and wall time."""
@@ -45,6 +38,12 @@ def watch(metrics: Path, results: Path, done: threading.Event, begin: float) -> 
 
 
 def main() -> None:
+    enable_compilation_cache()  # as the command line does, before jax is imported
+    from equijax.experiment import ExperimentConfig
+    from equijax.train.loop import run_task
+    from equijax.train.run_directory import RunDirectory
+    from equijax.train.setup import build_task
+
     begin = float(sys.argv[3])  # time.time() when the process was started
     setup = json.loads(Path(sys.argv[1]).read_text())
     experiment = ExperimentConfig.model_validate(
