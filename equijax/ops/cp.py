@@ -1,0 +1,177 @@
+"""The product in rank-one terms: both features are projected on R directions, multiplied, and projected back.
+
+    z_k = c_l(k) sum_r C_kr (sum_i A_ir a_l(i) x_i) (sum_j B_jr b_l(j) y_j)
+
+with weights a, b, c per degree, for factors of a tensor that couples all degrees at once (ops/cp_factors.py). Three
+dense matrix products replace the sums over paths (TDN, arXiv:2507.01131). Beyond the paper: factors that are exactly
+equivariant, weights per degree where TDN shares one, and unit variance in every degree.
+
+With fewer terms than the tensor needs the product is equivariant only approximately; binding it warns, and the bound
+product knows by how much.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import warnings
+from typing import Annotated, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from pydantic import Field, model_validator
+
+from equijax.config.base import StrictModel
+from equijax.errors import EquijaxWarning
+from equijax.irreps.layout import degree_slice
+from equijax.ops.cp_factors import CPFactors, Parity, Rank, cp_factors
+from equijax.ops.degree_weights import degree_sizes, scale_blocks
+from equijax.ops.tensor_product import (
+    AbstractEdgeConvolution,
+    AbstractNodeProduct,
+    EdgeGeometry,
+    EdgeProduct,
+    NodeProduct,
+)
+
+WARN_ABOVE = 1e-6
+
+
+@functools.cache
+def _unit_variance(lmax_1: int, lmax_2: int, lmax_out: int, parity: Parity, rank: Rank) -> np.ndarray:
+    """C with rows scaled such that N(0, 1) inputs and weights give unit variance per component, on average over m.
+
+    Degrees that no coupling reaches are zero, also where an inexact decomposition leaves some noise there.
+    """
+    factors = cp_factors(lmax_1, lmax_2, lmax_out, parity, rank)
+    c = np.zeros_like(factors.c)
+    for l in range(lmax_out + 1):
+        rows = degree_slice(l)
+        if np.abs(factors.target[:, :, rows]).max() > 0:
+            c[rows] = factors.c[rows] / np.sqrt((factors.tensor[:, :, rows] ** 2).sum() / (2 * l + 1))
+    return c
+
+
+@dataclasses.dataclass(frozen=True)
+class CPNodes(AbstractNodeProduct):
+    """`CP` of two features. Weights per degree: of x, then of y, then of the result."""
+
+    parity: Parity
+    rank: Rank
+
+    @property
+    def factors(self) -> CPFactors:
+        """The decomposition, with its residual and the growth of its terms."""
+        return cp_factors(self.lmax_1, self.lmax_2, self.lmax_out, self.parity, self.rank)
+
+    @property
+    def equivariance_error(self) -> float:
+        """Relative error under rotation of features and results, weights one; see `CPFactors`."""
+        return self.factors.equivariance_error
+
+    @property
+    def path_count(self) -> int:
+        return self.lmax_1 + self.lmax_2 + self.lmax_out + 3
+
+    @property
+    def is_o3(self) -> bool:
+        return self.parity == "natural"
+
+    def flops(self) -> int:
+        rows = sum(self.factors.target.shape)
+        return rows * (2 * self.factors.rank + 1) + self.factors.rank
+
+    def apply(self, x: jax.Array, y: jax.Array, weights: jax.Array) -> jax.Array:
+        a, b = self.factors.a.astype(x.dtype), self.factors.b.astype(x.dtype)
+        c = _unit_variance(self.lmax_1, self.lmax_2, self.lmax_out, self.parity, self.rank).astype(x.dtype)
+        counts = (self.lmax_1 + 1, self.lmax_2 + 1, self.lmax_out + 1)
+        weights_1, weights_2, weights_out = jax.lax.split(weights, counts, axis=weights.ndim - 2)
+        one = jnp.einsum("ir,...ic->...rc", a, scale_blocks(x, weights_1, degree_sizes(self.lmax_1)))
+        two = jnp.einsum("jr,...jc->...rc", b, scale_blocks(y, weights_2, degree_sizes(self.lmax_2)))
+        result = jnp.einsum("kr,...rc->...kc", c, one * two)
+        return scale_blocks(result, weights_out, degree_sizes(self.lmax_out))
+
+
+@dataclasses.dataclass(frozen=True)
+class CPConvolution(AbstractEdgeConvolution):
+    """`CP` of features and harmonics: one radial weight per degree of the harmonics, one result per degree."""
+
+    parity: Parity
+    rank: Rank
+
+    @property
+    def factors(self) -> CPFactors:
+        """The decomposition, with its residual and the growth of its terms."""
+        return cp_factors(self.lmax_in, self.lmax_edge, self.lmax_out, self.parity, self.rank)
+
+    @property
+    def equivariance_error(self) -> float:
+        """Relative error under rotation of features and results, weights one; see `CPFactors`."""
+        return self.factors.equivariance_error
+
+    @property
+    def path_count(self) -> int:
+        return self.lmax_edge + 1
+
+    @property
+    def block_counts(self) -> tuple[int, ...]:
+        return (1,) * (self.lmax_out + 1)
+
+    @property
+    def is_o3(self) -> bool:
+        return self.parity == "natural"
+
+    def flops_per_edge(self, channels: int) -> int:
+        d_in, d_edge, _ = self.factors.target.shape
+        return self.factors.rank * (2 * d_edge + channels * (2 * d_in + 2 * self.path_count + 2))
+
+    def messages(self, x: jax.Array, geometry: EdgeGeometry, weights: jax.Array) -> tuple[jax.Array, ...]:
+        a, b = self.factors.a.astype(x.dtype), self.factors.b.astype(x.dtype)
+        c = _unit_variance(self.lmax_in, self.lmax_edge, self.lmax_out, self.parity, self.rank).astype(x.dtype)
+        # Directions of the edge without channels, [B, K, P, R]; radial weights add them up per channel.
+        edge = jnp.stack(
+            [geometry.harmonics[..., degree_slice(l)] @ b[degree_slice(l)] for l in range(self.lmax_edge + 1)], axis=2
+        )
+        radial = jnp.einsum("nklr,nklc->nkrc", edge, weights)
+        summed = (jnp.einsum("ir,nkic->nkrc", a, x) * radial).sum(axis=1)
+        result = jnp.einsum("kr,nrc->nkc", c, summed)
+        return tuple(jax.lax.split(result, degree_sizes(self.lmax_out), axis=1))
+
+
+class CP(StrictModel, EdgeProduct, NodeProduct):
+    """All couplings at once, as a sum of rank-one terms (TDN, arXiv:2507.01131)."""
+
+    name: Literal["cp"] = "cp"
+    rank: Annotated[int, Field(ge=1)] | Literal["quadrature", "exact", "quadratic", "full"] = "quadrature"
+    """Number of terms. quadrature: points of an exact rule on the sphere, for the Gaunt tensor, any degrees.
+    exact: the fewest terms known for the sum of all Wigner 3j tensors. full: the trivial decomposition of that sum.
+    quadratic: TDN's default 7 L², and a number: trained factors of this size, inexact as a rule."""
+    parity: Parity = "natural"
+    """natural: couplings of natural parity, equivariant under inversion; any: also odd l1 + l2 + l3, rotations only."""
+
+    @model_validator(mode="after")
+    def _quadrature_has_natural_parity(self) -> CP:
+        if self.rank == "quadrature" and self.parity == "any":
+            raise ValueError("a quadrature couples with natural parity only; for parity 'any' take rank 'exact'")
+        return self
+
+    def bind_edges(self, lmax_in: int, lmax_edge: int, lmax_out: int) -> AbstractEdgeConvolution:
+        product = CPConvolution(lmax_in, lmax_edge, lmax_out, self.parity, self.rank)
+        _warn_if_inexact(product.factors)
+        return product
+
+    def bind_nodes(self, lmax_1: int, lmax_2: int, lmax_out: int) -> AbstractNodeProduct:
+        product = CPNodes(lmax_1, lmax_2, lmax_out, self.parity, self.rank)
+        _warn_if_inexact(product.factors)
+        return product
+
+
+def _warn_if_inexact(factors: CPFactors) -> None:
+    if factors.residual > WARN_ABOVE:
+        warnings.warn(
+            f"cp: {factors.rank} terms leave {factors.residual:.1e} of the tensor; rotated features and results differ "
+            f"by {factors.equivariance_error:.1e} (relative). rank 'exact' or 'quadrature' is equivariant to rounding.",
+            EquijaxWarning,
+            stacklevel=3,
+        )
