@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from equijax.config.base import StrictModel
-from equijax.ops.gaunt_grid import (
+from equijax.ops.gaunt_products import (
     AbstractSphereSignals,
     GauntConvolution,
     GauntNodes,

@@ -79,7 +79,7 @@ def lebedev_grid(degree: int) -> SphereGrid | None:
 
 @functools.cache
 def smallest_grid(degree: int) -> SphereGrid:
-    """The exact rule of this degree with the fewest points: Lebedev's where it qualifies, otherwise the product grid."""
+    """The exact rule of this degree with the fewest points: Lebedev's where it qualifies, or the product grid."""
     product = product_grid(*product_shape(degree))
     lebedev = lebedev_grid(degree)
     return lebedev if lebedev is not None and len(lebedev.weights) < len(product.weights) else product
