@@ -77,6 +77,11 @@ def normal(shape: tuple[int, ...], dtype: str, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape).astype(dtype)
 
 
+def _geometry(*arrays: Any) -> EdgeGeometry:
+    """Of numpy arrays: they go to the device with the other arguments."""
+    return EdgeGeometry(*arrays)
+
+
 @dataclasses.dataclass(frozen=True)
 class NodeCase:
     """Products of two features: l x l -> l (siso), l x l -> 0..2l (simo), 0..L x 0..L -> 0..2L or 0..L (mimo)."""
@@ -130,7 +135,7 @@ class NodeCase:
 
     def _function(self, product: AbstractNodeProduct) -> Callable[[Any, Any, Any], Any]:
         apply = product.apply_rows if isinstance(product, SingleDegree) else product.apply
-        return lambda inputs, weights, _: apply(*inputs, weights)
+        return lambda inputs, weights, _: apply(inputs[0], inputs[1], weights)
 
     def _arguments(self, product: AbstractNodeProduct, dtype: str, batch: int, channels: int) -> tuple[Any, np.ndarray]:
         rows = 2 * self.lmax + 1 if isinstance(product, SingleDegree) else (self.lmax + 1) ** 2
@@ -207,11 +212,11 @@ class EdgeCase:
         unit = (unit / np.linalg.norm(unit, axis=-1, keepdims=True)).astype(dtype)
         harmonics = np.asarray(jit(lambda u: spherical_harmonics(u, self.lmax_edge))(unit))
         lengths = np.random.default_rng(3).uniform(1.0, 5.0, unit.shape[:2]).astype(dtype)
-        return (x, EdgeGeometry(harmonics, unit, lengths)), normal((nodes, self.neighbors, paths, channels), dtype, 2)
+        return (x, _geometry(harmonics, unit, lengths)), normal((nodes, self.neighbors, paths, channels), dtype, 2)
 
     def _function(self, product: AbstractEdgeConvolution) -> Callable[[Any, Any, Any], Any]:
         if not self.block:
-            return lambda inputs, weights, _: product.messages(*inputs, weights)
+            return lambda inputs, weights, _: product.messages(inputs[0], inputs[1], weights)
 
         def in_blocks(inputs: Any, weights: Any, _: Any) -> Any:
             pad = -self.nodes % self.block
@@ -221,7 +226,7 @@ class EdgeCase:
                 return padded.reshape(-1, self.block, *array.shape[1:])
 
             one = jax.checkpoint(lambda arguments: product.messages(*arguments))
-            results = jax.lax.map(one, jax.tree.map(split, (*inputs, weights)))
+            results = jax.lax.map(one, jax.tree.map(split, (inputs[0], inputs[1], weights)))
             return tuple(r.reshape(-1, *r.shape[2:])[: self.nodes] for r in results)
 
         return in_blocks
@@ -230,7 +235,7 @@ class EdgeCase:
         rotation = random_rotation(0)
         matrices = wigner_matrices(rotation, max(self.lmax, self.lmax_edge, self.lmax_out))
         (x, geometry), weights = self.arguments(product.path_count, dtype, 2, 2)
-        turned_geometry = EdgeGeometry(
+        turned_geometry = _geometry(
             rotate(geometry.harmonics, matrices, 2),
             (np.asarray(geometry.unit, np.float64) @ rotation.T).astype(dtype),
             geometry.lengths,

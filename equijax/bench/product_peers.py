@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from equijax.bench.product_cases import Case, EdgeCase, Entry, NodeCase, PowerCase, normal
+from equijax.errors import EquijaxError
 from equijax.irreps.layout import irrep_name
 from equijax.ops.clebsch_gordan import coupling_paths
 
@@ -90,12 +91,13 @@ def _e3nn_uvu(case: EdgeCase, dtype: str) -> Entry:
         instructions=[(p.l_in, p.l_edge, i, "uvu", True) for i, p in enumerate(couplings)],
     )
 
-    def one_edge(features: Any, y: Any, weights: Any) -> Any:
+    def one_edge(inputs: Any, weights: Any) -> Any:
+        features, y = inputs
         arrays = e3nn.IrrepsArray(node_irreps, features), e3nn.IrrepsArray(edge_irreps, y)
         return product.left_right([w[:, None] for w in weights], *arrays).array
 
     def function(inputs: Any, weights: Any, _: Any) -> Any:
-        return _summed(case, jax.vmap(one_edge)(*inputs, weights))
+        return _summed(case, jax.vmap(one_edge)(inputs, weights))
 
     return Entry(function, (_channel_slow(x, case.lmax), harmonics), weights, path_count=paths, is_o3=True)
 
@@ -129,7 +131,7 @@ def _cue_naive(polynomial: Any, arrays: list[Any], rows: int, indices: list[Any]
 def _e3j_edges(case: EdgeCase, dtype: str) -> Entry:
     from e3j.core import ScalarMixing, TensorProduct
 
-    paths, edges, x, harmonics, weights = _edge_inputs(case, dtype)
+    paths, _, x, harmonics, weights = _edge_inputs(case, dtype)
     spaces = (_irreps(case.lmax), _irreps(case.lmax_edge))
     options: Any = {"layout": "TRAILING_CHANNELS", "normalization": "SQRT_DIM_OUT"}
     product = TensorProduct(spaces, _irreps(case.lmax_out), **options)
@@ -143,6 +145,8 @@ def _e3j_edges(case: EdgeCase, dtype: str) -> Entry:
 
 def _node_inputs(case: NodeCase, dtype: str) -> tuple[str, list[str], tuple[np.ndarray, np.ndarray]]:
     """Irreps of the inputs, of the results, and inputs [B, C, rows]."""
+    if case.kind == "siso" and case.lmax % 2:
+        raise EquijaxError(f"no coupling of {case.lmax} x {case.lmax} that respects inversion")
     lmin = case.lmax if case.kind in ("siso", "simo") else 0
     rows = (case.lmax + 1) ** 2 - lmin**2
     outputs = [irrep_name(l) for l in range(lmin if case.kind == "siso" else 0, case.lmax_out + 1)]

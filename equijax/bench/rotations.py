@@ -29,8 +29,7 @@ def wigner_matrices(rotation: np.ndarray, lmax: int) -> list[np.ndarray]:
     with precision("float64"):
         evaluate = jax.jit(lambda u: spherical_harmonics(u, lmax))
         before, after = np.asarray(evaluate(points)), np.asarray(evaluate(points @ rotation.T))
-    fits = [np.linalg.lstsq(before[:, s], after[:, s], rcond=None)[0].T for s in map(degree_slice, range(lmax + 1))]
-    return fits
+    return [np.linalg.lstsq(before[:, s], after[:, s], rcond=None)[0].T for s in map(degree_slice, range(lmax + 1))]
 
 
 def rotate(x: np.ndarray, matrices: Sequence[np.ndarray], axis: int) -> np.ndarray:

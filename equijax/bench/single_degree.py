@@ -27,9 +27,7 @@ class _PathsOfDegree(ClebschGordanNodes):
     def paths(self) -> tuple[Path, ...]:
         everything = super().paths
         return tuple(
-            p
-            for p in everything
-            if p.l_in == p.l_edge == self.degree and (not self.only_out or p.l_out == self.degree)
+            p for p in everything if p.l_in == p.l_edge == self.degree and (not self.only_out or p.l_out == self.degree)
         )
 
 

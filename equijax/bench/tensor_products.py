@@ -18,7 +18,6 @@ import numpy as np
 from equijax.bench.product_cases import NODE_KINDS, Case, EdgeCase, Entry, NodeCase, PowerCase
 from equijax.bench.product_peers import installed_peers, peers_of
 from equijax.bench.take_turns import Program, Times, compile_program, time_in_turns
-from equijax.config.base import StrictModel
 from equijax.config.yaml import parse_value, validate
 from equijax.doctor import describe_installation
 from equijax.errors import EquijaxError, did_you_mean, located
@@ -42,7 +41,7 @@ def parse_product(text: str) -> tuple[str, Any]:
         if not equals:
             raise located(f"is '{field}'", key=f"--product {text}", expected="field=value")
         values[key] = parse_value(value)
-    options_class: type[StrictModel] = TENSOR_PRODUCTS[name]
+    options_class: Any = TENSOR_PRODUCTS[name]
     return text, validate(options_class, values, f"--product {text}")
 
 
@@ -148,11 +147,11 @@ def run_case(
                     programs[label].call()
                 except Exception as error:
                     programs.pop(label, None)
-                    row = {"product": label, "kind": builders[label][0], "task": task, "refused": _reason(error)}
-                    records.append(common | row)
+                    failed = {"product": label, "kind": builders[label][0], "task": task, "refused": _reason(error)}
+                    records.append(common | failed)
             report(f"{task}, timing {len(programs)} programs")
             for label, times in time_in_turns(programs, seconds).items():
-                row = {"product": label, "kind": builders[label][0], "task": task, "refused": None}
+                row: Record = {"product": label, "kind": builders[label][0], "task": task, "refused": None}
                 records.append(common | row | _numbers(entries[label], programs[label], times))
     return records
 
@@ -193,10 +192,10 @@ def _compiled(entry: Entry, task: str) -> Program:
     return compile_program(backward if task == TASKS[1] else double_backward, *arguments, cotangent)
 
 
-def append_records(path: Path, records: Sequence[Record], machine: Mapping[str, str]) -> None:
+def append_records(path: Path, records: Sequence[Record]) -> None:
     """Add lines to a JSON-lines file, in one write, so that an interrupted run leaves whole cases."""
-    stamp = {"machine": dict(machine), "time": time.strftime("%Y-%m-%dT%H:%M:%S")}
-    text = "".join(json.dumps(record | stamp, allow_nan=False, default=float) + "\n" for record in records)
+    stamp = {"time": time.strftime("%Y-%m-%dT%H:%M:%S")}
+    text = "".join(json.dumps(record | stamp, default=float) + "\n" for record in records)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a", encoding="utf-8") as stream:

@@ -67,3 +67,97 @@ def models(
 
         record = {"machine": facts, "timings": [dataclasses.asdict(timing) for timing in timings]}
         write_atomically(json_file, (json.dumps(record, indent=1) + "\n").encode())
+
+
+@app.command("tensor-products")
+def tensor_products(
+    case: Annotated[
+        str, typer.Option(help="all, nodes, edges or powers; or one of siso, simo, mimo, mimo_to_l.")
+    ] = "all",
+    product: Annotated[
+        list[str] | None,
+        typer.Option("--product", help="Tensor product, with options as in cp:rank=28; all by default."),
+    ] = None,
+    lmax: Annotated[
+        str | None, typer.Option(help="Degrees, as 1,2,3.", show_default="nodes 1,2,3,4; edges 1,2; powers 3")
+    ] = None,
+    channels: Annotated[str, typer.Option(help="Numbers of channels.")] = "64",
+    batch: Annotated[str, typer.Option(help="Products of features, or nodes to contract, per call.")] = "1000",
+    edges: Annotated[str, typer.Option(help="Numbers of edges.")] = "1000,20000",
+    neighbors: Annotated[int, typer.Option(min=1, help="Neighbours per receiver.")] = 40,
+    block: Annotated[
+        int, typer.Option(min=0, help="Receivers per block, made again in the backward pass; 0: all at once.")
+    ] = 0,
+    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+    seconds: Annotated[float, typer.Option(min=0.0, help="Time per product and task.")] = 1.0,
+    peers: Annotated[bool, typer.Option(help="Also time other libraries that are installed.")] = True,
+    measures: Annotated[bool, typer.Option(help="Also compute expressivity and interactability.")] = True,
+    tune_allocator: Annotated[
+        bool, typer.Option("--tune-allocator", help="Keep freed memory (glibc only): faster, larger.")
+    ] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Append a JSON line per measurement.")] = None,
+    plots: Annotated[Path | None, typer.Option(help="Directory for PNG files.")] = None,
+    compare: Annotated[Path | None, typer.Option(help="Ratios to the times in this file of an earlier run.")] = None,
+    replay: Annotated[
+        Path | None, typer.Option(help="Measure nothing; tables and plots of this file of an earlier run.")
+    ] = None,
+) -> None:
+    """Speed, memory, cost, expressivity and equivariance error of tensor products, beside other libraries."""
+    import os
+    import sys
+
+    from equijax.errors import EquijaxError, did_you_mean
+
+    if "jax" not in sys.modules:
+        # Compile times are part of the result, and a cache would answer in their place.
+        os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+    from equijax.allocator import tune_cpu_allocator
+    from equijax.bench import tensor_products as bench
+    from equijax.bench.product_report import Report, show_tables
+    from equijax.doctor import require_healthy_backend
+
+    check_dtype(dtype)
+    if case not in bench.CASE_NAMES:
+        raise EquijaxError(f"there is no case '{case}'; {did_you_mean(case, bench.CASE_NAMES)}")
+    sizes = bench.Sizes(
+        case=case,
+        lmax=_integers(lmax, "--lmax", least=0) if lmax is not None else (),
+        channels=_integers(channels, "--channels"),
+        batch=_integers(batch, "--batch"),
+        edges=_integers(edges, "--edges"),
+        neighbors=neighbors,
+        block=block,
+    )
+    products = dict(map(bench.parse_product, product)) if product else bench.all_products()
+    earlier = None if compare is None else bench.read_records(compare)
+    if json_file is not None and json_file.is_dir():
+        raise EquijaxError(f"{json_file}: is a directory; expected a file name")
+    if replay is None:
+        tuned = tune_allocator and tune_cpu_allocator()
+        require_healthy_backend()
+        with Report() as report:
+            records = report.measure(
+                sizes, products, dtype, seconds, peers=peers, measures=measures, tuned=tuned, json_file=json_file
+            )
+    else:
+        records = bench.read_records(replay)
+        show_tables(records)
+    if earlier is not None:
+        from equijax.bench.product_report import show_comparison
+
+        show_comparison(records, earlier, str(compare))
+    if plots is not None:
+        from equijax.bench.product_plots import write_plots
+
+        for path in write_plots(plots, records):
+            typer.echo(f"wrote {path}")
+
+
+def _integers(text: str, option: str, least: int = 1) -> tuple[int, ...]:
+    """The numbers of a list such as 1,2,3."""
+    from equijax.errors import located
+
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and int(word) >= least for word in words):
+        raise located(f"is '{text}'", key=option, expected=f"whole numbers of at least {least}, as in 1,2,3")
+    return tuple(dict.fromkeys(map(int, words)))
