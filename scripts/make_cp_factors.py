@@ -4,7 +4,7 @@
 
 Several seeded starts per size. Each runs regularised alternating least squares (ALS), which finds a basin, and then
 Levenberg-Marquardt on all factors together, which converges to rounding where ALS creeps. Starts whose terms cancel
-are dropped. Five minutes on one core; numpy's linear algebra decides the last digits, nothing else is random.
+are dropped. Six minutes on one core; numpy's linear algebra decides the last digits, nothing else is random.
 """
 
 from __future__ import annotations
@@ -113,8 +113,8 @@ def best(degrees: tuple[int, int, int], parity: Parity, rank: int) -> CPFactors:
     target = shared_tensor(*degrees, parity)
     found: list[CPFactors] = []
     for seed in range(STARTS):
-        factors = refined(target, alternating(target, rank, np.random.default_rng(seed)))
-        candidate = CPFactors(*factors, target)
+        a, b, c = refined(target, alternating(target, rank, np.random.default_rng(seed)))
+        candidate = CPFactors(a, b, c, target)
         if candidate.term_norm_ratio < TERM_NORM_LIMIT:
             found.append(candidate)
             if candidate.residual < EXACT_BELOW:

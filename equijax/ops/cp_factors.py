@@ -114,11 +114,12 @@ def _full_factors(target: np.ndarray) -> CPFactors:
     others = [axis for axis in range(3) if axis != third]
     fibers = np.moveaxis(target, third, -1)
     rows, columns = np.nonzero(np.abs(fibers).max(axis=-1))
-    factors = [np.zeros(0)] * 3
-    factors[others[0]] = np.eye(fibers.shape[0])[:, rows]
-    factors[others[1]] = np.eye(fibers.shape[1])[:, columns]
-    factors[third] = fibers[rows, columns].T
-    return CPFactors(*factors, target)
+    factors = {
+        others[0]: np.eye(fibers.shape[0])[:, rows],
+        others[1]: np.eye(fibers.shape[1])[:, columns],
+        third: fibers[rows, columns].T,
+    }
+    return CPFactors(factors[0], factors[1], factors[2], target)
 
 
 @functools.cache
@@ -129,7 +130,11 @@ def _stored(lmax_1: int, lmax_2: int, lmax_out: int, parity: Parity) -> dict[int
     prefix = f"{parity}_{lmax_1}_{lmax_2}_{lmax_out}_"
     with np.load(FACTORS_FILE, allow_pickle=False) as file:
         arrays = {int(key.removeprefix(prefix)): file[key] for key in file.files if key.startswith(prefix)}
-    return {rank: CPFactors(*np.split(arrays[rank], sizes), target) for rank in sorted(arrays)}
+    found = {}
+    for rank in sorted(arrays):
+        a, b, c = np.split(arrays[rank], sizes)
+        found[rank] = CPFactors(a, b, c, target)
+    return found
 
 
 def available() -> list[str]:
@@ -173,7 +178,7 @@ def cp_factors(lmax_1: int, lmax_2: int, lmax_out: int, parity: Parity, rank: Ra
         factors = _trained_factors(degrees, parity, rank)
     if factors.term_norm_ratio > TERM_NORM_LIMIT:
         raise EquijaxError(
-            f"cp: the terms of rank {factors.rank} for the degrees {degrees} cancel, {factors.term_norm_ratio:.0f} times "
-            f"the norm of their sum (limit {TERM_NORM_LIMIT:.0f}); fix: take another rank"
+            f"cp: the terms of rank {factors.rank} for the degrees {degrees} cancel: their norms add up to "
+            f"{factors.term_norm_ratio:.0f} times that of the sum, limit {TERM_NORM_LIMIT:.0f}; fix: take another rank"
         )
     return factors

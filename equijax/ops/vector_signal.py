@@ -145,7 +145,7 @@ def _field(matrix: np.ndarray, x: jax.Array, jmax: int, weights: jax.Array) -> l
     repeated = jnp.concatenate([degrees[slot.j] for slot in slots(jmax)], axis=-2)
     weighted = scale_blocks(repeated, weights, tuple(2 * slot.j + 1 for slot in slots(jmax)))
     field = jnp.einsum("qi,...ic->...qc", matrix.astype(x.dtype), weighted)
-    return jax.lax.split(field, (matrix.shape[0] // 3,) * 3, axis=field.ndim - 2)
+    return list(jax.lax.split(field, (matrix.shape[0] // 3,) * 3, axis=field.ndim - 2))
 
 
 class VectorSignal(StrictModel, NodeProduct):
