@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from equijax.weights.atomic_file import write_atomically
 # Okabe and Ito (2008), their yellow and sky blue last.
 _COLOURS = (BLUE, ORANGE, GREEN, PURPLE, "#E69F00", "#56B4E9", "#000000", "#8C510A")
 _MARKERS = "osD^vP*X"
+# Products of almost equal place would write on each other.
+_LABEL_OFFSETS = ((5, -9), (-9, 4), (5, 4), (-9, -9))
 _TITLES = {
     "siso": "l × l → l",
     "simo": "l × l → 0…2l",
@@ -32,11 +35,11 @@ def write_plots(directory: Path, records: Sequence[Record]) -> list[Path]:
         for name, group in series.items():
             degrees = {record["sizes"]["lmax"] for record in group}
             if len(degrees) > 1:
-                written.append(_save(directory / f"{name}_time.png", _lines(group, clock, "time of a call / s")))
+                written.append(_save(directory / f"{name}_time.png", _lines(group, clock, "time of a call")))
                 per_dof = [record for record in group if record["expressivity"]]
                 if len({record["sizes"]["lmax"] for record in per_dof}) > 1:
                     figure = _lines(
-                        per_dof, lambda r: clock(r) / r["expressivity"], "time per degree of freedom / s", TASKS[:2]
+                        per_dof, lambda r: clock(r) / r["expressivity"], "time per degree of freedom", TASKS[:2]
                     )
                     written.append(_save(directory / f"{name}_per_degree_of_freedom.png", figure))
             if len({record["product"] for record in group if record["expressivity"]}) > 1:
@@ -86,6 +89,22 @@ def _title(group: Sequence[Record]) -> str:
     return f"{_TITLES[first['case']]}; {', '.join(shared)}, {first['dtype']}"
 
 
+def _show_times(axis: Any) -> None:
+    """Ticks of a logarithmic axis as 20 µs, 1 ms."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0), numticks=12))
+    axis.set_major_formatter(lambda value, _: _short(value))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _short(value: float) -> str:
+    for unit, factor in (("s", 1.0), ("ms", 1e3), ("µs", 1e6), ("ns", 1e9)):
+        if value * factor >= 0.999:
+            return f"{value * factor:.3g} {unit}"
+    return f"{value * 1e9:.1g} ns"
+
+
 def _lines(group: Sequence[Record], value: Callable[[Record], float], label: str, tasks: Sequence[str] = TASKS) -> Any:
     from matplotlib.ticker import MaxNLocator
 
@@ -103,7 +122,8 @@ def _lines(group: Sequence[Record], value: Callable[[Record], float], label: str
         ax.set_xlabel("l" if group[0]["case"] in ("siso", "simo") else "L")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.text(0.03, 0.97, task, transform=ax.transAxes, va="top", weight="bold")
-        ax.margins(y=0.12)
+        _show_times(ax.yaxis)
+        ax.margins(y=0.14)
     axes[0].set_ylabel(label)
     return _finished(figure, axes, group)
 
@@ -114,7 +134,7 @@ def _pareto(group: Sequence[Record]) -> Any:
     figure = new_figure(4.6 * len(tasks), 4.2)
     axes = figure.subplots(1, len(tasks), sharey=True)
     for ax, task in zip(axes, tasks):
-        for product, style in _styles(group).items():
+        for (product, style), offset in zip(_styles(group).items(), itertools.cycle(_LABEL_OFFSETS)):
             found = [r for r in group if (r["product"], r["task"]) == (product, task) and r["expressivity"]]
             mine = sorted(found, key=lambda record: record["sizes"]["lmax"])
             if not mine:
@@ -123,11 +143,12 @@ def _pareto(group: Sequence[Record]) -> Any:
             for r in mine:
                 place = (clock(r), r["expressivity"])
                 text = f"{r['sizes']['lmax']}"
-                ax.annotate(text, place, (4, -9), textcoords="offset points", fontsize=7.5, color=style["color"])
+                ax.annotate(text, place, offset, textcoords="offset points", fontsize=7.5, color=style["color"])
         ax.set_xscale("log")
         ax.set_yscale("log", base=2)
+        _show_times(ax.xaxis)
         ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        ax.set_xlabel("time of a call / s; numbers are L")
+        ax.set_xlabel("time of a call; numbers are L")
         ax.text(0.03, 0.97, task, transform=ax.transAxes, va="top", weight="bold")
         ax.margins(0.12)
     axes[0].set_ylabel("expressivity, degrees of freedom")
@@ -136,7 +157,7 @@ def _pareto(group: Sequence[Record]) -> Any:
 
 def _finished(figure: Any, axes: Any, group: Sequence[Record]) -> Any:
     lines = {line.get_label(): line for ax in axes for line in ax.get_lines()}
-    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=min(5, len(lines)))
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=-(-len(lines) // -(-len(lines) // 5)))
     figure.suptitle(_title(group), x=0.01, ha="left", weight="bold", fontsize=11)
     return figure
 
