@@ -1,4 +1,7 @@
-"""Gaunt products by quadrature and by Fourier series, against each other, Clebsch-Gordan and functions at points."""
+"""Gaunt products by quadrature and by Fourier series, against each other, Clebsch-Gordan and functions at points.
+
+What every product of the table must satisfy is in `test_product_contract`; here are the numbers of these two.
+"""
 
 from __future__ import annotations
 
@@ -185,7 +188,7 @@ def test_signals_are_values_at_points_and_come_back(signals):
 @pytest.mark.parametrize("degrees", DEGREES)
 @pytest.mark.parametrize("name", list(PRODUCTS))
 def test_nodes_are_clebsch_gordan_with_gaunt_gains(name, degrees):
-    """Oracles 6 and 12."""
+    """Oracle 12."""
     l1, l2, l3 = degrees
     product = PRODUCTS[name].bind_nodes(*degrees)
     x, y, weights = node_inputs(degrees)
@@ -199,11 +202,17 @@ def test_nodes_are_clebsch_gordan_with_gaunt_gains(name, degrees):
         found = jax.jit(product.apply)(*(array.astype("float32") for array in (x, y, weights)))
         assert found.dtype == np.float32
         assert error(found, expected) < 2e-6 * (1 if l3 < 8 else 2)
-    coefficients, residual = effective_coefficients(product)
+
+
+@pytest.mark.parametrize("degrees", DEGREES[1:3])
+def test_effective_coefficients(degrees):
+    """Oracle 6, and the couplings of even sum are there and no other."""
+    coefficients, residual = effective_coefficients(GauntGrid().bind_nodes(*degrees))
     assert residual < 1e-13
     for key, value in coefficients.items():
-        assert value == pytest.approx(gain(*key) / product_variance(l1, l2, key[2]) ** 0.5, abs=1e-13)
-    assert product.interactability() == {key for key in triples(*degrees) if sum(key) % 2 == 0}
+        scale = product_variance(degrees[0], degrees[1], key[2]) ** 0.5
+        assert value == pytest.approx(gain(*key) / scale, abs=1e-13)
+    assert GauntFourier().bind_nodes(2, 2, 2).interactability() == {k for k in triples(2, 2, 2) if sum(k) % 2 == 0}
 
 
 @pytest.mark.parametrize(
@@ -289,8 +298,9 @@ def test_derivatives_batches_and_zero(name):
     x, y, weights = node_inputs((2, 1, 2))
     with precision("float64"):
         apply = jax.jit(product.apply)
-        total = jax.jit(lambda x, y, w: jnp.sum(jnp.sin(product.apply(x, y, w))))
-        check_grads(total, (x, y, weights), order=2, modes=("rev",), atol=1e-6, rtol=1e-6)
+        if name != "dense":  # as everything of the table, also in test_product_contract
+            total = jax.jit(lambda x, y, w: jnp.sum(jnp.sin(product.apply(x, y, w))))
+            check_grads(total, (x, y, weights), order=2, modes=("rev",), atol=1e-6, rtol=1e-6)
         expected = apply(x, y, weights)
         close = {"rtol": 0, "atol": 1e-13}
         np.testing.assert_allclose(jax.jit(jax.vmap(product.apply, (0, 0, None)))(x, y, weights), expected, **close)
@@ -333,9 +343,8 @@ def test_messages_are_products_with_harmonics(name, degrees):
     np.testing.assert_allclose(np.concatenate(found, axis=1), expected, rtol=0, atol=1e-12)
 
 
-@either
-def test_messages_are_equivariant_and_differentiable(options):
-    product = options.bind_edges(1, 3, 2)
+def test_messages_are_equivariant_and_differentiable():
+    product = GauntGrid().bind_edges(1, 3, 2)
     x, geometry, weights = edge_inputs(1, 3)
 
     def messages(x, harmonics, weights):
@@ -385,9 +394,8 @@ def test_powers_by_brute_force(name, lmax, lmax_out, correlation):
         assert (contract(0 * x, weights, one_hot) == 0).all()
 
 
-@either
-def test_powers_are_equivariant_and_differentiable(options):
-    powers = options.bind_powers(2, 1, 3)
+def test_powers_are_equivariant_and_differentiable():
+    powers = GauntGrid().bind_powers(2, 1, 3)
     x, weights, one_hot = normal(3, 9, 2), power_weights(powers), np.eye(2)[[0, 1, 1]]
     with precision("float64"):
         contract = jax.jit(powers.contract)
