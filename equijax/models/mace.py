@@ -6,6 +6,7 @@ numbers refer to the paper. Read from top to bottom: config, interaction, produc
 
 from __future__ import annotations
 
+import warnings
 from typing import Annotated, Literal
 
 import flax.linen as nn
@@ -15,19 +16,20 @@ import numpy as np
 import pydantic
 
 from equijax.config.base import StrictModel
-from equijax.errors import EquijaxError
+from equijax.errors import EquijaxError, EquijaxWarning
 from equijax.graph.atom_graph import AtomGraph
 from equijax.irreps.layout import FeatureIrreps, irrep_name, parse_feature_irreps, to_mul_ir
 from equijax.irreps.spherical_harmonics import spherical_harmonics
 from equijax.models.contract import ModelStatistics, NodeOutputs
+from equijax.models.products import missing_couplings, product_by_name
 from equijax.nn.convolution import convolve
 from equijax.nn.linear import IrrepsLinear, PathLinear, SpeciesLinear
 from equijax.nn.normalization import ActivationNorm, normalized_silu
 from equijax.nn.radial_mlp import RadialMLP
-from equijax.ops import ClebschGordan
+from equijax.ops import AnyEdgeProduct, AnyPowerProduct, ClebschGordan
 from equijax.ops.cutoff import polynomial_cutoff
 from equijax.ops.radial import agnesi_transform, bessel_basis, soft_transform
-from equijax.ops.tensor_product import EdgeGeometry
+from equijax.ops.tensor_product import EdgeGeometry, EdgeProduct, PowerProduct
 from equijax.ops.zbl import zbl_edge_energies
 
 InteractionKind = Literal["agnostic", "residual", "density", "density_residual"]
@@ -68,15 +70,20 @@ class MACEConfig(StrictModel):
     it has E0 plus what the network makes of the bare species."""
     activation_norm: ActivationNorm = "exact"
     """Second-moment constant of the activations; torch_e3nn for weights that come from mace-torch."""
-    edge_product: ClebschGordan = ClebschGordan()
-    """Tensor product of the messages."""
-    node_product: ClebschGordan = ClebschGordan()
-    """Tensor product of the symmetric contraction."""
+    edge_product: AnyEdgeProduct = ClebschGordan()
+    """Tensor product of the messages: a name, or a name with options."""
+    node_product: AnyPowerProduct = ClebschGordan()
+    """Tensor product of the symmetric contraction: a name, or a name with options."""
 
-    @pydantic.field_validator("edge_product", "node_product", mode="before")
+    @pydantic.field_validator("edge_product", mode="before")
     @classmethod
-    def _product_by_name(cls, value: object) -> object:
-        return {"name": value} if isinstance(value, str) else value
+    def _edge_product_by_name(cls, value: object) -> object:
+        return product_by_name(value, EdgeProduct)
+
+    @pydantic.field_validator("node_product", mode="before")
+    @classmethod
+    def _node_product_by_name(cls, value: object) -> object:
+        return product_by_name(value, PowerProduct)
 
     @pydantic.model_validator(mode="after")
     def _sizes_make_sense(self) -> MACEConfig:
@@ -98,6 +105,10 @@ class MACEConfig(StrictModel):
         return parse_feature_irreps(self.hidden_irreps)
 
     def build(self, statistics: ModelStatistics) -> MACE:
+        """Warns when the tensor products express less than Clebsch-Gordan."""
+        degrees = (self.hidden.lmax, self.lmax, self.lmax)
+        for missing in missing_couplings(self.edge_product, self.node_product, degrees, self.correlation):
+            warnings.warn(missing, EquijaxWarning, stacklevel=2)
         return MACE(self, statistics)
 
 

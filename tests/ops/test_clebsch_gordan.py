@@ -13,7 +13,7 @@ from equijax.irreps.layout import degree_slice
 from equijax.irreps.spherical_harmonics import spherical_harmonics
 from equijax.irreps.wigner_3j import wigner_3j
 from equijax.ops import TENSOR_PRODUCTS, ClebschGordan
-from equijax.ops.clebsch_gordan import natural_paths
+from equijax.ops.clebsch_gordan import coupling_paths
 from equijax.ops.tensor_product import EdgeGeometry
 from equijax.precision import precision
 
@@ -103,10 +103,10 @@ def test_linear_in_every_argument():
 
 
 def test_path_order_is_that_of_mace():
-    assert [tuple(p) for p in natural_paths(1, 3, 3)] == [
+    assert [tuple(p) for p in coupling_paths(1, 3, 3)] == [
         (0, 0, 0), (1, 1, 0), (0, 1, 1), (1, 0, 1), (1, 2, 1), (0, 2, 2), (1, 1, 2), (1, 3, 2), (0, 3, 3), (1, 2, 3),
     ]  # fmt: skip
-    assert [tuple(p) for p in natural_paths(0, 3, 3)] == [(0, l, l) for l in range(4)]
+    assert [tuple(p) for p in coupling_paths(0, 3, 3)] == [(0, l, l) for l in range(4)]
     product = ClebschGordan().bind_edges(1, 3, 3)
     assert product.path_count == 10
     assert product.paths_to(1) == (2, 3, 4)

@@ -1,0 +1,55 @@
+"""Tensor products in the configs of models: given by name, refused where they do not fit, and what they lack."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from equijax.ops import TENSOR_PRODUCTS, ClebschGordan
+from equijax.ops.power_tree import power_tree
+from equijax.ops.tensor_product import EdgeProduct, PowerProduct
+
+_FAMILIES: dict[type, str] = {
+    EdgeProduct: "a product of features with an edge",
+    PowerProduct: "symmetric powers of features",
+}
+
+
+def product_by_name(value: Any, family: type) -> Any:
+    """A config value with a bare name spelt out; raises ValueError for a product that is not of this family."""
+    value = {"name": value} if isinstance(value, str) else value
+    name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
+    options = TENSOR_PRODUCTS.get(str(name))
+    if options is not None and not issubclass(options, family):
+        fitting = ", ".join(key for key, row in TENSOR_PRODUCTS.items() if issubclass(row, family))
+        raise ValueError(f"'{name}' cannot make {_FAMILIES[family]}; expected one of {fitting}")
+    return value
+
+
+def missing_couplings(
+    edge_product: EdgeProduct, power_product: PowerProduct, degrees: tuple[int, int, int], correlation: int
+) -> list[str]:
+    """What the products of a model express less than Clebsch-Gordan, for degrees (features, harmonics, results)."""
+    lmax_in, lmax_edge, lmax_out = degrees
+    missing = []
+    bound, full = (options.bind_edges(lmax_in, lmax_edge, lmax_out) for options in (edge_product, ClebschGordan()))
+    # Products with a weight per coupling reach all of them; the others are measured.
+    if bound.path_count < full.path_count and (found := bound.expressivity()) < full.path_count:
+        missing.append(
+            f"edge_product {_name(edge_product)} reaches a family of {found} dimensions of the {full.path_count} "
+            f"couplings of degrees {lmax_in} and {lmax_edge} to {lmax_out}"
+        )
+    if not bound.is_o3:
+        missing.append(f"edge_product {_name(edge_product)} is equivariant under rotations only, not under inversion")
+    if not isinstance(power_product, ClebschGordan) and correlation > 1:
+        powers = power_product.bind_powers(lmax_out, 0, correlation)
+        count = powers.weight_count(0, correlation)
+        independent = len(power_tree(lmax_out, 0, correlation).nodes)
+        missing.append(
+            f"node_product {_name(power_product)} has {count} of {independent} independent invariants of order "
+            f"{correlation} per channel, and none that tells mirror images apart"
+        )
+    return missing
+
+
+def _name(options: Any) -> str:
+    return str(options.name)
