@@ -176,7 +176,9 @@ def cp_factors(lmax_1: int, lmax_2: int, lmax_out: int, parity: Parity, rank: Ra
     elif rank == "quadratic":
         factors = _trained_factors(degrees, parity, 7 * max(degrees) ** 2)
     else:
-        factors = _trained_factors(degrees, parity, rank)
+        exact_factors = cp_factors(*degrees, parity, "exact")
+        is_trained = rank in _stored(*degrees, parity) or exact_factors.rank > rank
+        factors = _trained_factors(degrees, parity, rank) if is_trained else exact_factors
     if factors.term_norm_ratio > TERM_NORM_LIMIT:
         raise EquijaxError(
             f"cp: the terms of rank {factors.rank} for the degrees {degrees} cancel: their norms add up to "

@@ -70,7 +70,7 @@ def interactability(product: AbstractNodeProduct) -> frozenset[tuple[int, int, i
 
 
 def _rank(function: Callable[[jax.Array], jax.Array], weights: np.ndarray) -> int:
-    jacobian = np.asarray(jax.jacfwd(function)(jnp.asarray(weights))).reshape(-1, weights.size)
+    jacobian = np.asarray(jax.jit(jax.jacfwd(function))(jnp.asarray(weights))).reshape(-1, weights.size)
     return int(np.linalg.matrix_rank(jacobian, tol=1e-8 * np.linalg.norm(jacobian, 2)))
 
 
