@@ -51,6 +51,8 @@ class Entry:
     expressivity: int | None = None
     interactability: int | None = None
     equivariance_error: float | None = None
+    has_loop: bool = False
+    """XLA's counts then hold one round of the loop and say nothing."""
 
 
 class Case(Protocol):
@@ -203,6 +205,7 @@ class EdgeCase:
             flops=product.flops_per_edge(self.channels) * self.nodes * self.neighbors,
             expressivity=product.expressivity() if measures and jacobian <= LARGEST_JACOBIAN else None,
             equivariance_error=self._equivariance_error(product, dtype),
+            has_loop=bool(self.block),
         )
 
     def arguments(self, paths: int, dtype: str, nodes: int, channels: int) -> tuple[Any, np.ndarray]:

@@ -166,6 +166,8 @@ def _numbers(entry: Entry, program: Program, times: Times) -> Record:
     numbers = dataclasses.asdict(times) | {name: getattr(entry, name) for name in properties}
     for name in ("compile_s", "xla_flops", "xla_bytes", "temp_bytes"):
         numbers[name] = getattr(program, name)
+    if entry.has_loop:
+        numbers |= {"xla_flops": None, "xla_bytes": None}
     return numbers
 
 
