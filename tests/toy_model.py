@@ -51,6 +51,9 @@ class ToyConfig(pydantic.BaseModel):
     cutoff: float = 4.0
     channels: int = pydantic.Field(4, ge=1, le=4096)
 
+    def limits(self) -> tuple[str, ...]:
+        return ()
+
     def build(self, statistics: ModelStatistics) -> ToyModel:
         return ToyModel(cutoff=self.cutoff, channels=self.channels, statistics=statistics)
 

@@ -31,6 +31,8 @@ def _check_experiment(path: Path, overrides: list[str], json_file: Path | None) 
     experiment = load_experiment(path, overrides)
     result = audit(experiment)
     typer.echo(result.text())
+    for limit in experiment.model.limits():
+        typer.echo(f"model: {limit}")
     _write_json(result.to_dict(), json_file)
 
 

@@ -43,6 +43,9 @@ class ModelConfig(Protocol):
     def cutoff(self) -> float:
         """Å; no interaction reaches further in one layer."""
 
+    def limits(self) -> tuple[str, ...]:
+        """What the options of this config cannot express or only approximate, one sentence each."""
+
     def build(self, statistics: ModelStatistics) -> nn.Module:
         """The module; `module.apply({"params": p}, graph, vectors)` gives `NodeOutputs`."""
 

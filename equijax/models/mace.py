@@ -6,7 +6,6 @@ numbers refer to the paper. Read from top to bottom: config, interaction, produc
 
 from __future__ import annotations
 
-import warnings
 from typing import Annotated, Literal
 
 import flax.linen as nn
@@ -16,7 +15,7 @@ import numpy as np
 import pydantic
 
 from equijax.config.base import StrictModel
-from equijax.errors import EquijaxError, EquijaxWarning
+from equijax.errors import EquijaxError
 from equijax.graph.atom_graph import AtomGraph
 from equijax.irreps.layout import FeatureIrreps, irrep_name, parse_feature_irreps, to_mul_ir
 from equijax.irreps.spherical_harmonics import spherical_harmonics
@@ -105,11 +104,12 @@ class MACEConfig(StrictModel):
         return parse_feature_irreps(self.hidden_irreps)
 
     def build(self, statistics: ModelStatistics) -> MACE:
-        """Warns when the tensor products express less than Clebsch-Gordan."""
-        degrees = (self.hidden.lmax, self.lmax, self.lmax)
-        for missing in missing_couplings(self.edge_product, self.node_product, degrees, self.correlation):
-            warnings.warn(missing, EquijaxWarning, stacklevel=2)
         return MACE(self, statistics)
+
+    def limits(self) -> tuple[str, ...]:
+        """What the tensor products express less than Clebsch-Gordan; training and `equijax check` show it."""
+        degrees = (self.hidden.lmax, self.lmax, self.lmax)
+        return missing_couplings(self.edge_product, self.node_product, degrees, self.correlation)
 
 
 class Interaction(nn.Module):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
+from equijax.errors import EquijaxWarning
 from equijax.ops import TENSOR_PRODUCTS, ClebschGordan
 from equijax.ops.power_tree import power_tree
 from equijax.ops.tensor_product import EdgeProduct, PowerProduct
@@ -27,17 +29,22 @@ def product_by_name(value: Any, family: type) -> Any:
 
 def missing_couplings(
     edge_product: EdgeProduct, power_product: PowerProduct, degrees: tuple[int, int, int], correlation: int
-) -> list[str]:
+) -> tuple[str, ...]:
     """What the products of a model express less than Clebsch-Gordan, for degrees (features, harmonics, results)."""
     lmax_in, lmax_edge, lmax_out = degrees
     missing = []
-    bound, full = (options.bind_edges(lmax_in, lmax_edge, lmax_out) for options in (edge_product, ClebschGordan()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EquijaxWarning)  # what it would say is in the result
+        bound = edge_product.bind_edges(lmax_in, lmax_edge, lmax_out)
+    full = ClebschGordan().bind_edges(lmax_in, lmax_edge, lmax_out)
     # Products with a weight per coupling reach all of them; the others are measured.
     if bound.path_count < full.path_count and (found := bound.expressivity()) < full.path_count:
         missing.append(
             f"edge_product {_name(edge_product)} reaches a family of {found} dimensions of the {full.path_count} "
             f"couplings of degrees {lmax_in} and {lmax_edge} to {lmax_out}"
         )
+    if (error := getattr(bound, "equivariance_error", 0.0)) > 1e-6:
+        missing.append(f"edge_product {_name(edge_product)} is equivariant only up to a relative error of {error:.1e}")
     if not bound.is_o3:
         missing.append(f"edge_product {_name(edge_product)} is equivariant under rotations only, not under inversion")
     if not isinstance(power_product, ClebschGordan) and correlation > 1:
@@ -48,7 +55,7 @@ def missing_couplings(
             f"node_product {_name(power_product)} has {count} of {independent} independent invariants of order "
             f"{correlation} per channel, and none that tells mirror images apart"
         )
-    return missing
+    return tuple(missing)
 
 
 def _name(options: Any) -> str:

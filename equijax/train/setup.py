@@ -80,6 +80,8 @@ def task_from_dataset(experiment: Any, dataset: Any) -> TrainingTask:
         budget = training.batch if shuffle else training.valid_batch or training.batch
         return BatchSource(part, budget, experiment.seed, shuffle, experiment.dtype, training.max_compilations)
 
+    for limit in experiment.model.limits():
+        warnings.warn(limit, EquijaxWarning, stacklevel=2)
     return TrainingTask(
         seed=experiment.seed,
         dtype=experiment.dtype,

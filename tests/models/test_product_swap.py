@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 
 import jax
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 
 from equijax.bench.models import ethanol
 from equijax.config.yaml import validate
-from equijax.errors import EquijaxError, EquijaxWarning
+from equijax.errors import EquijaxError
 from equijax.graph.atom_graph import edge_vectors
 from equijax.graph.batching import batch, batch_capacity, structure_graph
 from equijax.graph.padding import PaddingPolicy
@@ -29,10 +28,8 @@ PAIRS = [(edge, "clebsch_gordan") for edge in EDGE] + [("clebsch_gordan", power)
 
 @pytest.mark.parametrize(("edge", "power"), PAIRS)
 def test_symmetries_and_forces(edge, power):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", EquijaxWarning)
-        config = MACEConfig(**SMALL, edge_product=edge, node_product=power)
-        module = config.build(ModelStatistics((1, 6, 8), 7.0))
+    config = MACEConfig(**SMALL, edge_product=edge, node_product=power)
+    module = config.build(ModelStatistics((1, 6, 8), 7.0))
     assert (config.edge_product.name, config.node_product.name) == (edge, power)
     assert MACEConfig.model_validate(config.model_dump()) == config
 
@@ -89,11 +86,18 @@ def test_combinations_that_do_not_fit_are_refused(field, name, message):
 
 def test_what_a_product_lacks_is_named():
     config = MACEConfig(**SMALL, edge_product="gaunt_grid", node_product="gaunt_grid")
-    with pytest.warns(EquijaxWarning) as caught:
-        config.build(ModelStatistics((1, 6, 8), 7.0))
-    text = " ".join(str(warning.message) for warning in caught)
+    text = " ".join(config.limits())
     assert "edge_product gaunt_grid reaches a family of" in text
     assert "node_product gaunt_grid has 1 of 5 independent invariants of order 3 per channel" in text
+
+
+def test_the_default_lacks_nothing():
+    assert MACEConfig().limits() == ()
+
+
+def test_approximate_products_say_how_far_they_are_off():
+    (text,) = (t for t in MACEConfig(edge_product={"name": "cp", "rank": 24}).limits() if "error" in t)
+    assert text == "edge_product cp is equivariant only up to a relative error of 1.6e-03"
 
 
 def test_options_of_a_product_can_be_written_out():
