@@ -153,7 +153,7 @@ class CP(StrictModel, EdgeProduct, NodeProduct):
     rank: Annotated[int, Field(ge=1)] | Literal["quadrature", "exact", "quadratic", "full"] = "quadrature"
     """Number of terms. quadrature: points of an exact rule on the sphere, for the Gaunt tensor, any degrees.
     exact: the fewest terms known for the sum of all Wigner 3j tensors. full: its trivial decomposition, any degrees.
-    quadratic: TDN's default 7 L². A number: trained factors of this size, or the exact ones where they have fewer terms."""
+    quadratic: TDN's default 7 L². A number: trained factors of this size, or exact ones that have fewer terms."""
     parity: Parity = "natural"
     """natural: couplings of natural parity, equivariant under inversion; any: also odd l1 + l2 + l3, rotations only."""
 
