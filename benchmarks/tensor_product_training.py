@@ -41,18 +41,19 @@ def step_times(runs: dict[str, Path], rounds: int = 5, steps: int = 8) -> dict[s
     from equijax.precision import precision
     from equijax.train.loss import loss_weights
     from equijax.train.optimizer import build_optimizer
-    from equijax.train.setup import build_task, initial_parameters
+    from equijax.train.setup import build_task, computed_loss, initial_parameters
     from equijax.train.step import build_train_step, initial_state
 
     stepping: dict[str, Any] = {}
     for name in runs:
         task = build_task(load_experiment(EXPERIMENTS / f"{name}.yaml"))
         with precision(task.dtype):
+            loss = computed_loss(task.training.stage_loss(0), task.observed)
             params = initial_parameters(task)
             optimizer = build_optimizer(task.training.optimizer, params)
-            step = build_train_step(task.module, optimizer, task.training, task.loss, CompileCounter())
+            step = build_train_step(task.module, optimizer, task.training, loss, CompileCounter())
             batch = jax.device_put(task.train.assemble(task.train.plan(0)[0]))
-            weights = {key: np.float32(value) for key, value in loss_weights(task.loss).items()}
+            weights = {key: np.float32(value) for key, value in loss_weights(loss).items()}
             state = initial_state(params, optimizer, task.training.ema_decay)
             state, _ = step(state, batch, np.float32(1e-3), weights)
         stepping[name] = [step, state, batch, weights]

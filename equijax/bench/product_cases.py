@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from equijax.bench.rotations import random_rotation, relative_error, rotate, wigner_matrices
@@ -160,7 +159,7 @@ class EdgeCase:
 
     Results reach lmax_edge as in MACE ("mace") or stay at lmax as in NequIP ("nequip"). `nodes` atoms have
     `neighbors` neighbours each; senders are gathered before. Positive `block` evaluates so many receivers at a time
-    and again in the backward pass, as a model does for large structures.
+    and again in the backward pass, as a model does for large structures; it divides `nodes`.
     """
 
     kind: Literal["mace", "nequip"]
@@ -222,15 +221,12 @@ class EdgeCase:
             return lambda inputs, weights, _: product.messages(inputs[0], inputs[1], weights)
 
         def in_blocks(inputs: Any, weights: Any, _: Any) -> Any:
-            pad = -self.nodes % self.block
-
             def split(array: jax.Array) -> jax.Array:
-                padded = jnp.pad(array, ((0, pad), *((0, 0),) * (array.ndim - 1)))
-                return padded.reshape(-1, self.block, *array.shape[1:])
+                return array.reshape(-1, self.block, *array.shape[1:])
 
             one = jax.checkpoint(lambda arguments: product.messages(*arguments))
             results = jax.lax.map(one, jax.tree.map(split, (inputs[0], inputs[1], weights)))
-            return tuple(r.reshape(-1, *r.shape[2:])[: self.nodes] for r in results)
+            return tuple(r.reshape(-1, *r.shape[2:]) for r in results)
 
         return in_blocks
 

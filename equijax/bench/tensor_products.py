@@ -77,7 +77,9 @@ class Sizes:
                 for l in self.lmax or (1, 2):
                     for edges in self.edges:
                         nodes = max(1, round(edges / self.neighbors))
-                        shape = (l, self.lmax_edge, channels, nodes, min(self.neighbors, edges), self.block)
+                        # Padding to whole blocks would copy all weights, which a model makes inside the block.
+                        block = next((b for b in range(self.block, 0, -1) if nodes % b == 0), 0)
+                        shape = (l, self.lmax_edge, channels, nodes, min(self.neighbors, edges), block)
                         yield EdgeCase("mace", *shape)
                         if l != self.lmax_edge:
                             yield EdgeCase("nequip", *shape)

@@ -86,7 +86,7 @@ def tensor_products(
     edges: Annotated[str, typer.Option(help="Numbers of edges.")] = "1000,20000",
     neighbors: Annotated[int, typer.Option(min=1, help="Neighbours per receiver.")] = 40,
     block: Annotated[
-        int, typer.Option(min=0, help="Receivers per block, made again in the backward pass; 0: all at once.")
+        int, typer.Option(min=0, help="Receivers per block at most, made again in the backward pass; 0: all at once.")
     ] = 0,
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
     seconds: Annotated[float, typer.Option(min=0.0, help="Time per product and task.")] = 1.0,
