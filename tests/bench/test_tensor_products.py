@@ -180,8 +180,8 @@ def test_a_single_degree_agrees_with_the_whole_product():
 
 
 def test_blocks_change_nothing():
-    whole = EdgeCase("mace", 1, 1, 2, nodes=5, neighbors=2)
-    blocked = EdgeCase("mace", 1, 1, 2, nodes=5, neighbors=2, block=2)
+    whole = EdgeCase("mace", 1, 1, 2, nodes=6, neighbors=2)
+    blocked = EdgeCase("mace", 1, 1, 2, nodes=6, neighbors=2, block=2)
     options = all_products()["clebsch_gordan"]
     with precision("float64"):
         for a, b in zip(*(e.function(e.inputs, e.weights, None) for e in (
