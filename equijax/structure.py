@@ -41,7 +41,8 @@ class Structure:
     @property
     def volume(self) -> float:
         """Å³; zero when the cell does not span three dimensions."""
-        return float(abs(np.linalg.det(self.cell)))
+        # Not the determinant: on some processors LAPACK divides by zero for a singular cell, and numpy warns.
+        return float(abs(np.dot(self.cell[0], np.cross(self.cell[1], self.cell[2]))))
 
     @classmethod
     def from_ase(cls, atoms: Any) -> Structure:

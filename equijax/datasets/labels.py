@@ -199,7 +199,7 @@ def _structure(
         shape = (len(frame.atomic_numbers), 3)
         forces = _numbers(frame, keys["forces"], value, shape, "three numbers per atom")
         labels["forces"] = forces * (factors["forces"] * options.forces_sign)
-    volume = abs(float(np.linalg.det(cell)))
+    volume = abs(float(np.dot(cell[0], np.cross(cell[1], cell[2]))))
     stress = _stress(frame, keys, options, factors, volume)
     if stress is not None:
         if all(frame.pbc) and volume > 0:
