@@ -107,7 +107,7 @@ def _time_case(
             energy, forces = predict(params)
             return jnp.sum(energy**2) + jnp.sum(forces**2)
 
-        tasks = {"md": jit(predict), "train": jax.jit(jax.grad(loss))}
+        tasks = {"md": jit(predict), "train": jit(jax.grad(loss))}
         timings = [
             Timing(name, case, task, dtype, atoms, edges, *_measure(functools.partial(function, params), seconds))
             for task, function in tasks.items()
