@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 
+from equijax.irreps.layout import degree_slice
 from equijax.irreps.wigner_3j import wigner_3j
 
 
@@ -19,6 +20,14 @@ def degree_matrix(l: int, matrix: np.ndarray) -> np.ndarray:
         return matrix
     w = wigner_3j(l - 1, 1, l)
     return (2 * l + 1) * np.einsum("ijk,abc,ia,jb->kc", w, w, degree_matrix(l - 1, matrix), matrix)
+
+
+def representation(lmax: int, matrix: np.ndarray) -> np.ndarray:
+    """Block-diagonal natural-parity representation on the rows of degrees 0..lmax, [(lmax+1)², (lmax+1)²]."""
+    result = np.zeros(((lmax + 1) ** 2, (lmax + 1) ** 2))
+    for l in range(lmax + 1):
+        result[degree_slice(l), degree_slice(l)] = degree_matrix(l, matrix)
+    return result
 
 
 def feature_matrix(irreps: str, matrix: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ from equijax.ops.cp_factors import FACTORS_FILE, TERM_NORM_LIMIT, cp_factors, ga
 from equijax.ops.measures import effective_coefficients, product_tensor
 from equijax.ops.tensor_product import EdgeGeometry
 from equijax.precision import precision
-from tests.contracts.irreps_matrices import degree_matrix
+from tests.contracts.irreps_matrices import degree_matrix, representation
 
 BLOCK, NEIGHBORS, CHANNELS = 2, 4, 3
 
@@ -37,13 +37,6 @@ def quietly(options: CP, *degrees: int, edges: bool = False):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EquijaxWarning)
         return (options.bind_edges if edges else options.bind_nodes)(*degrees)
-
-
-def representation(lmax: int, matrix: np.ndarray) -> np.ndarray:
-    result = np.zeros(((lmax + 1) ** 2,) * 2)
-    for l in range(lmax + 1):
-        result[degree_slice(l), degree_slice(l)] = degree_matrix(l, matrix)
-    return result
 
 
 def rotation(seed: int) -> np.ndarray:

@@ -30,7 +30,7 @@ from equijax.ops.sphere_grid import (
 )
 from equijax.ops.tensor_product import EdgeGeometry
 from equijax.precision import precision
-from tests.contracts.irreps_matrices import degree_matrix
+from tests.contracts.irreps_matrices import representation
 
 DEGREES = [(1, 1, 2), (2, 2, 2), (3, 2, 4), (4, 4, 8)]
 PRODUCTS = {
@@ -57,13 +57,6 @@ def per_row(weights, lmax):
 def error(found, expected):
     found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
     return np.abs(found - expected).max() / np.sqrt((expected**2).mean())
-
-
-def representation(lmax, matrix):
-    result = np.zeros(((lmax + 1) ** 2, (lmax + 1) ** 2))
-    for l in range(lmax + 1):
-        result[degree_slice(l), degree_slice(l)] = degree_matrix(l, matrix)
-    return result
 
 
 def orthogonal(seed):

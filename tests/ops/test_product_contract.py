@@ -17,7 +17,7 @@ from equijax.irreps.spherical_harmonics import spherical_harmonics
 from equijax.ops import TENSOR_PRODUCTS
 from equijax.ops.tensor_product import EdgeGeometry, EdgeProduct, NodeProduct, PowerProduct
 from equijax.precision import precision
-from tests.contracts.irreps_matrices import degree_matrix
+from tests.contracts.irreps_matrices import degree_matrix, representation
 
 TOLERANCE = {"float64": 1e-11, "float32": 1e-5}
 BATCH, NEIGHBORS, CHANNELS = 3, 4, 2
@@ -26,14 +26,6 @@ EDGE_DEGREES, NODE_DEGREES = (1, 3, 2), (2, 1, 2)
 
 def rows(family: type) -> list[str]:
     return [name for name, options in TENSOR_PRODUCTS.items() if issubclass(options, family)]
-
-
-def representation(lmax: int, matrix: np.ndarray) -> np.ndarray:
-    size = (lmax + 1) ** 2
-    result = np.zeros((size, size))
-    for l in range(lmax + 1):
-        result[l * l : (l + 1) ** 2, l * l : (l + 1) ** 2] = degree_matrix(l, matrix)
-    return result
 
 
 def orthogonal(seed: int, is_o3: bool) -> np.ndarray:
