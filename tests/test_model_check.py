@@ -7,6 +7,7 @@ import pytest
 
 from equijax import model_check
 from equijax.model_check import check_potential, random_cluster
+from tests.toy_model import ToyConfig
 
 
 class Spring:
@@ -15,7 +16,8 @@ class Spring:
     elements = (1, 8)
     cutoff = 4.0
     atomic_energies = {1: -13.0, 8: -2000.0}  # noqa: RUF012
-    model_config = None
+    model_config = ToyConfig()
+    is_conservative = True
 
     def __init__(self, fault: str = "") -> None:
         self.fault = fault

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -50,6 +50,9 @@ class ToyConfig(pydantic.BaseModel):
     name: Literal["toy"] = "toy"
     cutoff: float = 4.0
     channels: int = pydantic.Field(4, ge=1, le=4096)
+
+    is_conservative: ClassVar[bool] = True
+    is_o3: ClassVar[bool] = True
 
     def limits(self) -> tuple[str, ...]:
         return ()

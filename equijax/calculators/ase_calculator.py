@@ -98,6 +98,8 @@ class EquijaxCalculator(Calculator):
         structure = Structure.from_ase(self.atoms)
         if len(structure) == 0:
             raise EquijaxError("the structure has no atoms")
+        if "stress" in properties and not self.potential.is_conservative:
+            raise PropertyNotImplementedError("stress: this model predicts forces directly, it has no stress")
         if "stress" in properties and not has_stress(structure):
             raise PropertyNotImplementedError(
                 "stress: the system is not periodic or its cell has no volume, so a stress is not defined"
@@ -114,7 +116,7 @@ class EquijaxCalculator(Calculator):
         energies = self.potential.isolated_energies(structure.atomic_numbers) + interaction
         energy = float(energies.sum())
         self.results = {"energy": energy, "free_energy": energy, "energies": energies, "forces": forces}
-        if has_stress(structure):
+        if output.stress is not None and has_stress(structure):
             self.results["stress"] = full_3x3_to_voigt_6_stress(output.stress[0].astype(np.float64))
         if self.dtype == "float32" and not self._warned:
             self._warn_about_float32(forces, system_changes, self.atoms.has("momenta"))

@@ -37,8 +37,9 @@ def predict(
     potential = load(model)
     images = read_images(structures)
     frames = [_without_labels(image) for image in images]
+    has_stress = [potential.is_conservative and _has_stress(atoms) for atoms in frames]
     for wanted_stress in (False, True):
-        rows = [i for i, atoms in enumerate(frames) if _has_stress(atoms) == wanted_stress]
+        rows = [i for i, has in enumerate(has_stress) if has == wanted_stress]
         properties = ("energy", "forces", "stress") if wanted_stress else ("energy", "forces")
         chosen = [frames[i] for i in rows]
         if not chosen:

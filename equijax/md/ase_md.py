@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from ase.data import chemical_symbols
 
 from equijax.calculators.ase_calculator import EquijaxCalculator
 from equijax.config.yaml import validate
-from equijax.errors import EquijaxError, located
+from equijax.errors import EquijaxError, EquijaxWarning, located
 from equijax.md.ensembles import NVE, Langevin, degrees_of_freedom, draw_momenta, make_integrator
 from equijax.md.restart import Restart, load_restart
 from equijax.md.settings import MDSettings
@@ -79,6 +80,22 @@ def run_md(
         run.close()
 
 
+def refuse_or_warn_of_direct_forces(potential: Potential, ensemble: str) -> None:
+    """Forces that a model predicts directly do work on a closed path: no energy is conserved, no pressure defined."""
+    if potential.is_conservative:
+        return
+    name = potential.model_config.name
+    if ensemble == "npt":
+        raise EquijaxError(f"ensemble npt: this {name} predicts forces directly and has no stress; expected langevin")
+    if ensemble == "nve":
+        warnings.warn(
+            f"ensemble nve: this {name} predicts forces directly, which are not the gradient of an energy: the total "
+            "energy will drift; train it with forces: gradient for dynamics without a thermostat",
+            EquijaxWarning,
+            stacklevel=2,
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class OutputFiles:
     """The files of one run."""
@@ -106,6 +123,7 @@ class _Run:
         self.calculator, self.settings, self.files = calculator, settings, files
         self.atoms = atoms.copy()
         self.atoms.calc = calculator
+        refuse_or_warn_of_direct_forces(calculator.potential, settings.ensemble)
         self.degrees = degrees_of_freedom(self.atoms, settings.ensemble)
         self.step = 0
         tensors = flatten_parameters(calculator.potential.params)

@@ -9,5 +9,6 @@ MODELS = {
     "mace": MACEConfig,
 }
 
-# The type of `model:` in an experiment; a union over `name` once the table has more rows.
+# The type of `model:` in an experiment.
+# With more rows: Annotated[MACEConfig | ..., pydantic.Field(discriminator="name")].
 AnyModelConfig = MACEConfig

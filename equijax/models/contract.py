@@ -27,10 +27,12 @@ class ModelStatistics:
 @dataclasses.dataclass(frozen=True)
 class NodeOutputs:
     """Per-atom results. `node_energies` [N] eV, without E0, exactly zero on padding; `node_features` [N, F],
-    the features of all layers, flat in e3nn's `mul_ir` order."""
+    the features of all layers, flat in e3nn's `mul_ir` order; `node_forces` [N, 3] eV/Å only from models that
+    predict forces directly, zero on padding. Without them forces are minus the gradient of the energy."""
 
     node_energies: jax.Array
     node_features: jax.Array
+    node_forces: jax.Array | None = None
 
 
 class ModelConfig(Protocol):
@@ -42,6 +44,14 @@ class ModelConfig(Protocol):
     @property
     def cutoff(self) -> float:
         """Å; no interaction reaches further in one layer."""
+
+    @property
+    def is_conservative(self) -> bool:
+        """Forces are minus the gradient of the energy; otherwise the model predicts them directly."""
+
+    @property
+    def is_o3(self) -> bool:
+        """Energies and forces respect inversion; otherwise proper rotations only."""
 
     def limits(self) -> tuple[str, ...]:
         """What the options of this config cannot express or only approximate, one sentence each."""

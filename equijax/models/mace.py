@@ -21,6 +21,7 @@ from equijax.irreps.layout import FeatureIrreps, irrep_name, parse_feature_irrep
 from equijax.irreps.spherical_harmonics import spherical_harmonics
 from equijax.models.contract import ModelStatistics, NodeOutputs
 from equijax.models.products import missing_couplings, product_by_name
+from equijax.models.reference import relative_to_isolated
 from equijax.nn.convolution import convolve
 from equijax.nn.linear import IrrepsLinear, PathLinear, SpeciesLinear
 from equijax.nn.normalization import ActivationNorm, normalized_silu
@@ -105,6 +106,15 @@ class MACEConfig(StrictModel):
 
     def build(self, statistics: ModelStatistics) -> MACE:
         return MACE(self, statistics)
+
+    @property
+    def is_conservative(self) -> bool:
+        return True
+
+    @property
+    def is_o3(self) -> bool:
+        degrees = (self.hidden.lmax, self.lmax, self.lmax)
+        return self.edge_product.bind_edges(*degrees).is_o3
 
     def limits(self) -> tuple[str, ...]:
         """What the tensor products express less than Clebsch-Gordan; training and `equijax check` show it."""
@@ -325,17 +335,11 @@ class MACE(nn.Module):
         return NodeOutputs(jnp.where(graph.node_mask, energies, 0.0), node_features)
 
     def _referenced(self, energies: jax.Array, envelope: jax.Array, graph: AtomGraph) -> jax.Array:
-        """Scale and shift. With exact isolated atoms the network's value for the bare species is taken off, and
-        the shift fades out smoothly as an atom loses its last neighbours."""
-        scale, shift = self.statistics.scale, self.statistics.shift
+        """Scale and shift; with exact isolated atoms relative to the network's value for the bare species."""
         if self.config.isolated_atoms == "learned":
-            return scale * energies + shift
-        bonded = jnp.sum(envelope, axis=1)
-        referenced = scale * (energies - self._bare_species_energies(energies.dtype)[graph.species]) + shift * jnp.tanh(
-            bonded
-        )
-        # Exactly zero without neighbours, not zero up to the rounding of two matrix products.
-        return jnp.where(bonded > 0.0, referenced, 0.0)
+            return self.statistics.scale * energies + self.statistics.shift
+        isolated = self._bare_species_energies(energies.dtype)
+        return relative_to_isolated(energies, isolated, envelope, graph.species, self.statistics)
 
     def _bare_species_energies(self, dtype: jax.typing.DTypeLike) -> jax.Array:
         """Readouts of atoms that receive no message: every polynomial of zero is zero, only residuals remain."""

@@ -29,14 +29,15 @@ class Prediction:
 
     `energy` [G] eV, `node_energies` [N] eV, `node_features` [N, F], `forces` [N, 3] eV/Å, `stress` [G, 3, 3]
     eV/Å³ with ASE's sign, (∂E/∂ε) / V. The stress of a graph without a cell has no meaning (AtomGraph stores
-    a unit cell there): callers know from `Structure.volume` whether to read it. Ghost rows are zero.
+    a unit cell there): callers know from `Structure.volume` whether to read it. None from models that predict
+    forces directly. Ghost rows are zero.
     """
 
     energy: Array
     node_energies: Array
     node_features: Array
     forces: Array
-    stress: Array
+    stress: Array | None
 
 
 def sum_over_graphs(per_node: jax.Array, graph: AtomGraph) -> jax.Array:
@@ -55,21 +56,27 @@ def energy_and_derivatives(
 ) -> Prediction:
     """Energies, forces and stress of a batch from one reverse pass. Differentiable again in `params`.
 
-    `vectors` [N, K, 3] default to those of the positions.
+    `vectors` [N, K, 3] default to those of the positions. Forces that the model predicts directly are taken as they
+    are, and nothing is differentiated.
     """
 
-    def total_energy(vectors: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    def total_energy(vectors: jax.Array) -> tuple[jax.Array, tuple[jax.Array, Any]]:
         outputs = module.apply({"params": params}, graph, vectors)
         node_energies = jnp.where(graph.node_mask, outputs.node_energies, 0)
-        return jnp.sum(node_energies), (node_energies, outputs.node_features)
+        return jnp.sum(node_energies), (node_energies, outputs)
 
     vectors = edge_vectors(graph) if vectors is None else vectors
-    gradient, (node_energies, node_features) = jax.grad(total_energy, has_aux=True)(vectors)
+    total, pullback, (node_energies, outputs) = jax.vjp(total_energy, vectors, has_aux=True)
+    energy = sum_over_graphs(node_energies, graph)
+    if outputs.node_forces is not None:
+        direct = jnp.where(graph.node_mask[:, None], outputs.node_forces, 0)
+        return Prediction(energy, node_energies, outputs.node_features, forces=direct, stress=None)
+    (gradient,) = pullback(jnp.ones_like(total))
     gradient = jnp.where(graph.neighbor_mask[..., None], gradient, 0)
     return Prediction(
-        energy=sum_over_graphs(node_energies, graph),
+        energy=energy,
         node_energies=node_energies,
-        node_features=node_features,
+        node_features=outputs.node_features,
         forces=-position_gradient(gradient, graph),
         stress=stress_from_gradient(gradient, vectors, graph),
     )

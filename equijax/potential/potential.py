@@ -57,6 +57,12 @@ class Potential:
         """Å; edges are shorter than this."""
         return float(self.model_config.cutoff)
 
+    @property
+    def is_conservative(self) -> bool:
+        """Forces are minus the gradient of the energy. False for models that predict forces directly: they have no
+        stress and no Hessian, and do not conserve the energy in NVE dynamics."""
+        return bool(self.model_config.is_conservative)
+
     @functools.cached_property
     def module(self) -> Any:
         """The flax module; `module.apply({"params": params}, graph, vectors)` returns NodeOutputs."""
@@ -134,6 +140,11 @@ class Potential:
             if name not in PROPERTIES:
                 hint = did_you_mean(name, PROPERTIES)
                 raise EquijaxError(f"there is no property {name!r}; {hint}")
+            if name in ("stress", "hessian") and not self.is_conservative:
+                raise EquijaxError(
+                    f"there is no {name}: this {self.model_config.name} predicts forces directly, which are not the "
+                    "gradient of its energy; expected a model with forces: gradient"
+                )
         single = not isinstance(structures, Sequence) or hasattr(structures, "get_positions")
         frames = [as_structure(item) for item in ([structures] if single else structures)]
         results = predict(self, frames, tuple(properties), self.evaluator(dtype, padding))

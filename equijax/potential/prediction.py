@@ -92,8 +92,11 @@ def _predict_batch(
         energies = evaluator.potential.isolated_energies(numbers) + energies.astype(np.float64)
         results.append({"energy": energies.sum(), "energies": energies, "node_features": features.copy()})
     if needs_derivatives:
-        for result, forces, stress in zip(results, unbatch_nodes(output.forces, graphs), output.stress):
-            result |= {"forces": forces.copy(), "stress": stress.copy()}
+        for result, forces in zip(results, unbatch_nodes(output.forces, graphs)):
+            result["forces"] = forces.copy()
+        if output.stress is not None:
+            for result, stress in zip(results, output.stress):
+                result["stress"] = stress.copy()
     return results
 
 

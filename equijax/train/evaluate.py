@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from equijax.errors import EquijaxError
+from equijax.errors import EquijaxError, EquijaxWarning
 from equijax.potential.potential import Potential
 from equijax.precision import DType
 from equijax.structure import Structure
@@ -40,11 +41,18 @@ def evaluate(potential: Potential, structures: Sequence[Structure], dtype: DType
     if not frames:
         raise EquijaxError("there are no structures to evaluate")
     wanted = [name for name in ("energy", "forces", "stress") if any(has_label(s, name) for s in frames)]
+    if "stress" in wanted and not potential.is_conservative:
+        wanted.remove("stress")
+        warnings.warn(
+            "the stress labels are not compared: this model predicts forces directly and has no stress",
+            EquijaxWarning,
+            stacklevel=2,
+        )
     if not wanted:
         raise EquijaxError(
             f"{frames[0].file or 'the structures'}: no frame has an energy, forces or stress label to compare with"
         )
-    with_stress = [has_label(s, "stress") for s in frames]
+    with_stress = ["stress" in wanted and has_label(s, "stress") for s in frames]
     predictions: list[dict[str, Any]] = [{} for _ in frames]
     # The stress is asked for only where it is defined and labelled.
     for flag in sorted(set(with_stress)):

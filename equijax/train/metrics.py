@@ -44,7 +44,8 @@ def refuse_non_finite(structures: Sequence[Structure], predictions: Sequence[Map
 def error_metrics(structures: Sequence[Structure], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """`{"n_structures": ..., "energy": {rmse, mae, rmse_per_atom, mae_per_atom}, "forces": {...}, ...}`.
 
-    eV, eV/Å, eV/Å³; a key is there exactly when some frame has the label, and counts only such frames.
+    eV, eV/Å, eV/Å³; a key is there exactly when some frame has the label, and counts only such frames. Models that
+    predict forces directly have no stress to compare.
     """
     metrics: dict[str, Any] = {"n_structures": len(structures)}
     pairs = list(zip(structures, predictions, strict=True))
@@ -54,7 +55,7 @@ def error_metrics(structures: Sequence[Structure], predictions: Sequence[Mapping
         atoms = np.array([len(s) for s, _ in energy])
         metrics["energy"] = rmse_mae(errors) | rmse_mae(errors / atoms, "_per_atom")
     for name in ("forces", "stress"):
-        errors_by_frame = [(p[name] - s.labels[name]).ravel() for s, p in pairs if has_label(s, name)]
+        errors_by_frame = [(p[name] - s.labels[name]).ravel() for s, p in pairs if has_label(s, name) and name in p]
         if errors_by_frame:
             metrics[name] = rmse_mae(np.concatenate(errors_by_frame))
     return metrics

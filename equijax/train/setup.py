@@ -80,6 +80,7 @@ def task_from_dataset(experiment: Any, dataset: Any) -> TrainingTask:
         budget = training.batch if shuffle else training.valid_batch or training.batch
         return BatchSource(part, budget, experiment.seed, shuffle, experiment.dtype, training.max_compilations)
 
+    refuse_stress_of_direct_forces(experiment)
     for limit in experiment.model.limits():
         warnings.warn(limit, EquijaxWarning, stacklevel=2)
     return TrainingTask(
@@ -97,6 +98,17 @@ def task_from_dataset(experiment: Any, dataset: Any) -> TrainingTask:
         config=experiment.model_dump(mode="json"),
         fingerprints={str(file): str(digest) for file, digest in dataset.fingerprints.items()},
     )
+
+
+def refuse_stress_of_direct_forces(experiment: Any) -> None:
+    """A model that predicts forces directly has no stress to learn."""
+    training = experiment.training
+    for stage in range(len(training.stages) + 1):
+        if "stress" in training.stage_loss(stage).active and not experiment.model.is_conservative:
+            raise EquijaxError(
+                f"training.loss.stress: this {experiment.model.name} predicts forces directly and has no stress; "
+                "fix: remove the term, or set model.forces to gradient"
+            )
 
 
 def observed_labels(
