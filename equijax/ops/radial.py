@@ -35,3 +35,9 @@ def soft_transform(lengths: jax.Array, radius_sum: jax.Array) -> jax.Array:
     p0, p1 = 0.75 * radius_sum, 4.0 / 3.0 * radius_sum
     switch = 0.5 * (1.0 + jnp.tanh(4.0 / (p1 - p0) * (lengths - 0.5 * (p0 + p1))))
     return p0 + (lengths - p0) * switch
+
+
+def gaussian_basis(lengths: jax.Array, cutoff: float, count: int, width: float) -> jax.Array:
+    """exp(-((r - μ_k) / (width Δ))² / 2) with μ_k from 0 to the cutoff in steps of Δ, as [..., count] (eSCN)."""
+    centres, step = np.linspace(0.0, cutoff, count, retstep=True)
+    return jnp.exp(-0.5 * ((lengths[..., None] - centres.astype(lengths.dtype)) / (width * step)) ** 2)
