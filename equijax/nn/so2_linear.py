@@ -32,8 +32,8 @@ def complex_product(real: jax.Array, imaginary: jax.Array) -> jax.Array:
 class SO2Linear(nn.Module):
     """Parts of degrees 0..lmax_in to parts of degrees 0..lmax_out; the largest m is the smallest of all bounds.
 
-    Weights `m_0` [(lmax_in+1) C, E + (lmax_out+1) C'], with E = `extra_scalars` first, and `m_1`, ... [..., R or R | I].
-    Parity natural has R only, any has R and I side by side.
+    Weights `m_0` [(lmax_in+1) C, E + (lmax_out+1) C'], the E = `extra_scalars` first, and `m_1`, ...: R with parity
+    natural, R and I side by side with parity any.
     """
 
     lmax_in: int
