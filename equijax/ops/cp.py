@@ -4,7 +4,7 @@
 
 with weights a, b, c per degree, for factors of a tensor that couples all degrees at once (ops/cp_factors.py). Three
 dense matrix products replace the sums over paths (TDN, arXiv:2507.01131). Beyond the paper: factors that are exactly
-equivariant, weights per degree where TDN shares one, and unit variance in every degree.
+equivariant, weights per degree (TDN shares one: `weights: shared`), and unit variance in every degree.
 
 With fewer terms than the tensor needs the product is equivariant only approximately; binding it warns, and the bound
 product knows by how much.
@@ -34,6 +34,8 @@ from equijax.ops.tensor_product import (
     EdgeProduct,
     NodeProduct,
 )
+
+Weights = Literal["degree", "shared"]
 
 WARN_ABOVE = 1e-6
 
@@ -95,10 +97,12 @@ class CPNodes(AbstractNodeProduct):
 
 @dataclasses.dataclass(frozen=True)
 class CPConvolution(AbstractEdgeConvolution):
-    """`CP` of features and harmonics: one radial weight per degree of the harmonics, one result per degree."""
+    """`CP` of features and harmonics: a radial weight per degree of the harmonics or one for all, one result per
+    degree."""
 
     parity: Parity
     rank: Rank
+    weights: Weights = "degree"
 
     @property
     def factors(self) -> CPFactors:
@@ -111,8 +115,15 @@ class CPConvolution(AbstractEdgeConvolution):
         return self.factors.equivariance_error
 
     @property
+    def weighted_rows(self) -> tuple[slice, ...]:
+        """The harmonics that each weight multiplies."""
+        if self.weights == "shared":
+            return (slice(0, (self.lmax_edge + 1) ** 2),)
+        return tuple(degree_slice(l) for l in range(self.lmax_edge + 1))
+
+    @property
     def path_count(self) -> int:
-        return self.lmax_edge + 1
+        return len(self.weighted_rows)
 
     @property
     def block_counts(self) -> tuple[int, ...]:
@@ -130,10 +141,13 @@ class CPConvolution(AbstractEdgeConvolution):
         a, b = self.factors.a.astype(x.dtype), self.factors.b.astype(x.dtype)
         c = _unit_variance(self.lmax_in, self.lmax_edge, self.lmax_out, self.parity, self.rank).astype(x.dtype)
         block, neighbors, d_in, channels = x.shape
-        # Directions of the edge, per degree of the harmonics and without channels: [B, K, P, R].
-        edge = jnp.stack(
-            [geometry.harmonics[..., degree_slice(l)] @ b[degree_slice(l)] for l in range(self.lmax_edge + 1)], axis=2
-        )
+        # Directions of the edge, per weight and without channels: [B, K, P, R].
+        edge = jnp.stack([geometry.harmonics[..., rows] @ b[rows] for rows in self.weighted_rows], axis=2)
+        if neighbors == 1:
+            # Nothing to sum: the features are projected first, R numbers per channel instead of R per component.
+            directions = jnp.einsum("npr,npc->nrc", edge[:, 0], weights[:, 0])
+            result = jnp.einsum("kr,nrc->nkc", c, jnp.einsum("ir,nic->nrc", a, x[:, 0]) * directions)
+            return tuple(jax.lax.split(result, degree_sizes(self.lmax_out), axis=1))
         # Neighbours are summed by one matrix product before the features meet their directions. Projecting them first
         # takes fewer operations, but an array of R numbers per edge and channel, and is up to five times slower.
         weighted = x[:, :, None] * weights[:, :, :, None]
@@ -156,6 +170,9 @@ class CP(StrictModel, EdgeProduct, NodeProduct):
     quadratic: TDN's default 7 L². A number: trained factors of this size, or exact ones that have fewer terms."""
     parity: Parity = "natural"
     """natural: couplings of natural parity, equivariant under inversion; any: also odd l1 + l2 + l3, rotations only."""
+    weights: Weights = "degree"
+    """Radial weights of a message, per channel. degree: one per degree of the harmonics; shared: one for all couplings,
+    as in TDN."""
 
     @model_validator(mode="after")
     def _quadrature_has_natural_parity(self) -> CP:
@@ -164,7 +181,7 @@ class CP(StrictModel, EdgeProduct, NodeProduct):
         return self
 
     def bind_edges(self, lmax_in: int, lmax_edge: int, lmax_out: int) -> AbstractEdgeConvolution:
-        product = CPConvolution(lmax_in, lmax_edge, lmax_out, self.parity, self.rank)
+        product = CPConvolution(lmax_in, lmax_edge, lmax_out, self.parity, self.rank, self.weights)
         _warn_if_inexact(product.factors)
         return product
 

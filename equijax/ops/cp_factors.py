@@ -173,9 +173,8 @@ def cp_factors(lmax_1: int, lmax_2: int, lmax_out: int, parity: Parity, rank: Ra
     elif rank == "exact":
         exact = [factors for factors in _stored(*degrees, parity).values() if factors.residual < EXACT_BELOW]
         factors = min([*exact, _full_factors(shared_tensor(*degrees, parity))], key=lambda factors: factors.rank)
-    elif rank == "quadratic":
-        factors = _trained_factors(degrees, parity, 7 * max(degrees) ** 2)
     else:
+        rank = 7 * max(degrees) ** 2 if rank == "quadratic" else rank
         exact_factors = cp_factors(*degrees, parity, "exact")
         is_trained = rank in _stored(*degrees, parity) or exact_factors.rank > rank
         factors = _trained_factors(degrees, parity, rank) if is_trained else exact_factors

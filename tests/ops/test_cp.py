@@ -15,6 +15,7 @@ from equijax.errors import EquijaxError, EquijaxWarning
 from equijax.irreps.layout import degree_slice
 from equijax.irreps.spherical_harmonics import spherical_harmonics
 from equijax.irreps.wigner_3j import wigner_3j
+from equijax.ops.clebsch_gordan import ClebschGordan
 from equijax.ops.cp import CP
 from equijax.ops.cp_factors import FACTORS_FILE, TERM_NORM_LIMIT, cp_factors, gaunt_tensor, shared_tensor
 from equijax.ops.measures import effective_coefficients, product_tensor
@@ -242,6 +243,36 @@ def test_derivatives_to_second_order():
         check_grads(messages, (x, unit, weights), order=2, modes=["rev"], atol=1e-6, rtol=1e-6)
 
 
+def test_one_neighbour_is_a_sum_of_one():
+    """The branch without a sum gives, neighbour by neighbour, what the other one adds up."""
+    for weights_of in ("degree", "shared"):
+        product = CP(weights=weights_of).bind_edges(2, 2, 1)
+        x, unit, weights = edge_inputs(product)
+        with precision("float64"):
+            geometry = geometry_of(unit, 2)
+            summed = product.messages(x, geometry, weights)
+            alone = jax.tree.map(lambda a: a.reshape(-1, 1, *a.shape[2:]), (x, geometry, weights))
+            for total, each in zip(summed, product.messages(*alone), strict=True):
+                expected = each.reshape(BLOCK, NEIGHBORS, *each.shape[1:]).sum(1)
+                np.testing.assert_allclose(total, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("lmax", "parity"), [(1, "natural"), (1, "any"), (2, "natural"), (2, "any")])
+def test_shared_weights_are_clebsch_gordan_with_equal_weights(lmax, parity):
+    """TDN's tensor, every coupling with weight one, against the sum over couplings, both of unit variance."""
+    product = CP(rank="exact", parity=parity, weights="shared").bind_edges(lmax, lmax, lmax)
+    dense = ClebschGordan(parity=parity).bind_edges(lmax, lmax, lmax)
+    x, unit, weights = edge_inputs(product)
+    assert (product.path_count, weights.shape[2]) == (1, 1)
+    with precision("float64"):
+        geometry = geometry_of(unit, lmax)
+        found = product.messages(x, geometry, weights)
+        expected = dense.messages(x, geometry, np.repeat(weights, dense.path_count, axis=2))
+    for one, other, count in zip(found, expected, dense.block_counts, strict=True):
+        total = np.asarray(other).reshape(*other.shape[:2], count, CHANNELS).sum(2) * count**-0.5
+        np.testing.assert_allclose(one, total, rtol=0, atol=1e-9)
+
+
 def test_unreachable_degrees_are_zero_and_float32_is_kept():
     product = CP().bind_edges(0, 1, 3)
     x, unit, weights = (array.astype("float32") for array in edge_inputs(product))
@@ -265,7 +296,9 @@ def test_unknown_sizes_are_refused_with_what_there_is():
     with pytest.raises(EquijaxError, match=r"\(2, 2, 2\) any: 28, 30, 32.*scripts/make_cp_factors\.py"):
         CP(rank=63).bind_nodes(3, 3, 3)
     with pytest.raises(EquijaxError, match="rank 63"):
-        CP(rank="quadratic").bind_edges(1, 3, 3)
+        CP(rank="quadratic").bind_edges(3, 3, 3)
+    # Where exact factors need fewer terms than 7 L², they are what it means.
+    assert CP(rank="quadratic", parity="any").bind_edges(2, 2, 0).factors.rank == 9
 
 
 def test_options():
