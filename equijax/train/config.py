@@ -117,6 +117,15 @@ class LossConfig(StrictModel):
         return tuple(name for name, term in terms.items() if term is not None and term.weight > 0)
 
 
+class LearningRateGroup(StrictModel):
+    """Parameters whose learning rate is the run's times a factor."""
+
+    parameters: Annotated[tuple[str, ...], Field(min_length=1)]
+    """regular expressions; the group holds the parameters whose whole path one of them matches"""
+    factor: PositiveFloat
+    """multiplies the learning rate; to keep parameters as they are, use frozen_parameters"""
+
+
 class StageConfig(StrictModel):
     """A later part of the training with its own loss and learning rate (MACE's stage two)."""
 
@@ -150,6 +159,10 @@ class TrainingConfig(StrictModel):
     """budget for validation; null means the training budget"""
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: Schedule = PlateauSchedule()
+    frozen_parameters: tuple[str, ...] = ()
+    """regular expressions; parameters whose whole path one of them matches keep their value"""
+    learning_rate_groups: tuple[LearningRateGroup, ...] = ()
+    """parameters with a learning rate of their own, such as [{parameters: [readouts_.*], factor: 10.0}]"""
     loss: LossConfig = LossConfig()
     stages: tuple[StageConfig, ...] = ()
     """later stages in ascending from_epoch"""

@@ -15,7 +15,7 @@ from equijax.train.batches import LabelledFrame
 from equijax.train.config import LossConfig
 from equijax.train.loss import LabelledBatch
 from equijax.train.metrics_log import json_safe
-from equijax.train.optimizer import parameter_path
+from equijax.train.parameter_groups import parameter_path
 from equijax.train.step import batch_loss
 from equijax.weights.atomic_file import write_atomically
 

@@ -19,6 +19,7 @@ from equijax.train.evaluate import evaluate
 from equijax.train.interruption import StopSignals
 from equijax.train.metrics_log import MetricsLog, tensorboard_writer
 from equijax.train.optimizer import build_optimizer
+from equijax.train.parameter_groups import describe_groups, learning_rate_factors, trained_and_frozen
 from equijax.train.progress import Progress
 from equijax.train.run_directory import RunDirectory, refuse_changed_data, refuse_changes
 from equijax.train.setup import (
@@ -86,8 +87,10 @@ def start_or_restore(
 ) -> tuple[TrainState, Any, Progress]:
     """(state, best parameters, progress) of the newest checkpoint, or of a run that has not begun."""
     params = initial_parameters(task)
-    optimizer = build_optimizer(task.training.optimizer, params)
-    state = initial_state(params, optimizer, task.training.ema_decay)
+    factors = learning_rate_factors(task.training, params)
+    trained, frozen = trained_and_frozen(params, factors)
+    optimizer = build_optimizer(task.training.optimizer, trained, factors)
+    state = initial_state(trained, optimizer, task.training.ema_decay, frozen)
     best = jax.tree.map(np.array, jax.device_get(params))
     store = CheckpointStore(directory.checkpoints, task.training.keep_checkpoints)
     store.remove_unfinished()
@@ -110,7 +113,8 @@ def start_or_restore(
 
 def describe(task: TrainingTask, trainer: Trainer, display: Display) -> None:
     """A few lines about what is about to run."""
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(trainer.state.params))
+    params = trainer.state.all_params
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
     shapes = task.train.capacities
     largest = shapes[-1]
     display.message(
@@ -121,6 +125,8 @@ def describe(task: TrainingTask, trainer: Trainer, display: Display) -> None:
         f"{len(task.train.plan(0))} batches per epoch in {len(shapes)} padded "
         f"shape{'s' if len(shapes) > 1 else ''} (largest {largest.nodes} atoms x {largest.neighbors} neighbours)"
     )
+    for line in describe_groups(task.training, params):
+        display.message(line)
 
 
 def write_summary(task: TrainingTask, directory: RunDirectory) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -12,25 +12,16 @@ import optax
 
 from equijax.errors import EquijaxError, did_you_mean
 from equijax.train.config import OptimizerConfig
+from equijax.train.parameter_groups import compiled, parameter_path, parameter_paths
 
 Params = Any
 
 
-def parameter_path(path: tuple[Any, ...]) -> str:
-    """`interactions_0/linear/0e`."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
 def decay_mask(params: Params, patterns: tuple[str, ...]) -> Params:
     """True for each parameter whose whole path matches one of the regular expressions."""
-    try:
-        compiled = [re.compile(pattern) for pattern in patterns]
-    except re.error as error:
-        raise EquijaxError(
-            f"training.optimizer.decay_parameters: {error.pattern!r} is not a regular expression ({error})"
-        ) from error
+    expressions = [compiled(pattern, "training.optimizer.decay_parameters") for pattern in patterns]
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: any(p.fullmatch(parameter_path(path)) for p in compiled), params
+        lambda path, _: any(e.fullmatch(parameter_path(path)) for e in expressions), params
     )
 
 
@@ -77,22 +68,42 @@ def bias_correction(beta: float, updates: jax.Array) -> jax.Array:
     return -jnp.expm1(updates * math.log(beta)) if beta > 0 else jnp.ones_like(updates)
 
 
-def build_optimizer(config: OptimizerConfig, params: Params) -> optax.GradientTransformation:
-    """Gradient -> descent direction. The caller multiplies by -learning rate, which varies from step to step."""
-    adam = scale_by_adam(config.beta1, config.beta2, config.epsilon, config.amsgrad)
-    if config.weight_decay == 0:
-        return adam
-    mask = decay_mask(params, config.decay_parameters)
-    if not any(jax.tree.leaves(mask)):
-        names = [parameter_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-        shown = ", ".join(sorted(names)[:4])
-        raise EquijaxError(
-            "training.optimizer.decay_parameters: matches no parameter, so weight_decay would do nothing; "
-            f"expected regular expressions for paths such as {shown}; "
-            f"{did_you_mean(config.decay_parameters[0], names) if config.decay_parameters else ''}".rstrip("; ")
+def build_optimizer(
+    config: OptimizerConfig, params: Params, factors: Mapping[str, float] | None = None
+) -> optax.GradientTransformation:
+    """Gradient -> descent direction. The caller multiplies by -learning rate, which varies from step to step.
+
+    `params` are those that are trained; `factors` {path: factor} are `learning_rate_factors`, and scale the decay of
+    AdamW with the rest of the direction, as torch's parameter groups do.
+    """
+    parts = [scale_by_adam(config.beta1, config.beta2, config.epsilon, config.amsgrad)]
+    if config.weight_decay > 0:
+        mask = decay_mask(params, config.decay_parameters)
+        if not any(jax.tree.leaves(mask)):
+            names = parameter_paths(params)
+            shown = ", ".join(names[:4])
+            raise EquijaxError(
+                "training.optimizer.decay_parameters: matches no parameter, so weight_decay would do nothing; "
+                f"expected regular expressions for paths such as {shown}; "
+                f"{did_you_mean(config.decay_parameters[0], names) if config.decay_parameters else ''}".rstrip("; ")
+            )
+        parts.insert(0 if config.name == "adam" else 1, optax.add_decayed_weights(config.weight_decay, mask=mask))
+    scaled = {name: factor for name, factor in (factors or {}).items() if factor not in (0.0, 1.0)}
+    if scaled:
+        parts.append(scale_by_path(scaled))
+    return parts[0] if len(parts) == 1 else optax.chain(*parts)
+
+
+def scale_by_path(factors: Mapping[str, float]) -> optax.GradientTransformation:
+    """Multiply the direction of the parameters with these paths."""
+
+    def update(direction: Params, params: Params | None) -> Params:
+        del params
+        return jax.tree_util.tree_map_with_path(
+            lambda path, d: d * factors[parameter_path(path)] if parameter_path(path) in factors else d, direction
         )
-    decay = optax.add_decayed_weights(config.weight_decay, mask=mask)
-    return optax.chain(decay, adam) if config.name == "adam" else optax.chain(adam, decay)
+
+    return optax.stateless(update)
 
 
 def global_norm(tree: Params) -> jax.Array:

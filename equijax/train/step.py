@@ -17,6 +17,7 @@ from equijax.train.config import LossConfig, TrainingConfig
 from equijax.train.ema import update_average
 from equijax.train.loss import LabelledBatch, loss_sums, total_loss
 from equijax.train.optimizer import clip_by_norm, global_norm
+from equijax.train.parameter_groups import merged
 
 Params = Any
 
@@ -24,21 +25,33 @@ Params = Any
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """What a step changes. `average` is None without EMA; `skipped` counts non-finite batches (int32)."""
+    """What a step changes. `average` is None without EMA; `skipped` counts non-finite batches (int32).
+
+    `params` are the trained ones and `frozen` the others (None when all are trained), as `trained_and_frozen` parts
+    them: what is frozen has neither gradient nor optimiser state nor average.
+    """
 
     params: Params
     opt_state: Any
     average: Params | None
     updates: jax.Array
     skipped: jax.Array
+    frozen: Params | None = None
+
+    @property
+    def all_params(self) -> Params:
+        """Trained and frozen parameters, as the model takes them."""
+        return merged(self.params, self.frozen)
 
     @property
     def evaluated(self) -> Params:
         """The parameters that are validated and saved: the moving average where there is one."""
-        return self.params if self.average is None else self.average
+        return merged(self.params if self.average is None else self.average, self.frozen)
 
 
-def initial_state(params: Params, optimizer: optax.GradientTransformation, ema_decay: float | None) -> TrainState:
+def initial_state(
+    params: Params, optimizer: optax.GradientTransformation, ema_decay: float | None, frozen: Params | None = None
+) -> TrainState:
     """State before the first step. The average starts as a copy: donated buffers must not be shared."""
     return TrainState(
         params=params,
@@ -46,6 +59,7 @@ def initial_state(params: Params, optimizer: optax.GradientTransformation, ema_d
         average=None if ema_decay is None else jax.tree.map(jnp.copy, params),
         updates=jnp.zeros((), jnp.int32),
         skipped=jnp.zeros((), jnp.int32),
+        frozen=frozen,
     )
 
 
@@ -73,8 +87,10 @@ def build_train_step(
     """
 
     def step(state: TrainState, batch: LabelledBatch, learning_rate: Any, weights: dict[str, Any]) -> Any:
-        value_and_grad = jax.value_and_grad(batch_loss, argnums=2, has_aux=True)
-        (value, sums), gradient = value_and_grad(module, loss, state.params, batch, weights)
+        def of_trained(trained: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
+            return batch_loss(module, loss, merged(trained, state.frozen), batch, weights)
+
+        (value, sums), gradient = jax.value_and_grad(of_trained, has_aux=True)(state.params)
         norm = global_norm(gradient)
         finite = jnp.isfinite(value) & jnp.isfinite(norm)
         apply = finite & (state.skipped <= training.allowed_skips)
@@ -92,7 +108,7 @@ def build_train_step(
         params, opt_state, average, updates = jax.tree.map(lambda new, old: jnp.where(apply, new, old), moved, stayed)
         skipped = state.skipped + (~finite).astype(jnp.int32)
         metrics = {**sums, "loss": value, "grad_norm": norm, "finite": finite}
-        return TrainState(params, opt_state, average, updates, skipped), metrics
+        return TrainState(params, opt_state, average, updates, skipped, state.frozen), metrics
 
     return jit(counter.wrap(step), donate_argnums=0)
 

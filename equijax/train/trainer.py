@@ -21,6 +21,7 @@ from equijax.train.interruption import EXIT_CODES, StopSignals, TrainingInterrup
 from equijax.train.loss import loss_weights, total_loss
 from equijax.train.metrics_log import MetricsLog
 from equijax.train.optimizer import build_optimizer
+from equijax.train.parameter_groups import learning_rate_factors
 from equijax.train.progress import Progress
 from equijax.train.run_directory import RunDirectory
 from equijax.train.schedule import PlateauState, after_evaluation, learning_rate
@@ -55,7 +56,8 @@ class Trainer:
         self.store = CheckpointStore(directory.checkpoints, task.training.keep_checkpoints)
         self.counter = CompileCounter()
         self._best_is_new = False
-        self._optimizer = build_optimizer(task.training.optimizer, state.params)
+        factors = learning_rate_factors(task.training, state.all_params)
+        self._optimizer = build_optimizer(task.training.optimizer, state.params, factors)
         self._compiled: dict[tuple[str, LossConfig], Any] = {}
         self._pending: deque[tuple[int, list[int], Any]] = deque()
         self._skipped = int(state.skipped)
@@ -227,7 +229,7 @@ class Trainer:
             "step": self.progress.step,
             "metrics": values,
             "last_training_record": self._last_train,
-            "parameter_norms": module_norms(self.state.params),
+            "parameter_norms": module_norms(self.state.all_params),
             "config": self.task.config,
             "environment": environment(),
         }
@@ -236,7 +238,7 @@ class Trainer:
             computed = computed_loss(loss, self.task.observed)
             batch = source.assemble(indices)
             weights = self._weights()
-            report["gradient_norms"] = gradient_norms(self.task.module, computed, self.state.params, batch, weights)
+            report["gradient_norms"] = gradient_norms(self.task.module, computed, self.state.all_params, batch, weights)
         path = write_crash_report(self.directory.crash, frames, report)
         self.event("crash", f"{what} is not finite; report: {path}")
         steps = self.store.steps()
