@@ -34,6 +34,13 @@ class EdgeFrame(NamedTuple):
     def lmax(self) -> int:
         return len(self.wigner) - 1
 
+    def up_to(self, mmax: int) -> EdgeFrame:
+        """The rows |m| <= mmax only."""
+        middles = [w.shape[2] // 2 for w in self.wigner]
+        return EdgeFrame(
+            tuple(w[:, :, max(i - mmax, 0) : i + mmax + 1] for w, i in zip(self.wigner, middles, strict=True))
+        )
+
 
 def edge_frame(unit: jax.Array, lmax: int, mmax: int) -> EdgeFrame:
     """The frames of unit vectors [N, K, 3], differentiable to any order where results do not depend on the roll."""

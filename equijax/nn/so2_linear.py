@@ -30,10 +30,10 @@ def complex_product(real: jax.Array, imaginary: jax.Array) -> jax.Array:
 
 
 class SO2Linear(nn.Module):
-    """Parts of degrees 0..lmax_in to parts of degrees 0..lmax_out; the largest m is the smallest of all bounds.
+    """Parts of degrees 0..lmax_in to parts of degrees lmin_out..lmax_out; the largest m is the smallest of all bounds.
 
-    Weights `m_0` [(lmax_in+1) C, E + (lmax_out+1) C'], the E = `extra_scalars` first, and `m_1`, ...: R with parity
-    natural, R and I side by side with parity any.
+    Weights `m_0` [(lmax_in+1) C, E + (lmax_out+1-lmin_out) C'], the E = `extra_scalars` first, and `m_1`, ...: R with
+    parity natural, R and I side by side with parity any.
     """
 
     lmax_in: int
@@ -44,6 +44,7 @@ class SO2Linear(nn.Module):
     parity: Parity = "natural"
     extra_scalars: int = 0
     bias: bool = False
+    lmin_out: int = 0
 
     @property
     def reach(self) -> int:
@@ -69,7 +70,7 @@ class SO2Linear(nn.Module):
         results = []
         for m, factor in enumerate(per_m):
             x = parts[m] if factor is None else parts[m] * factor
-            outputs = (self.lmax_out + 1 - m) * self.channels_out
+            outputs = (self.lmax_out + 1 - max(m, self.lmin_out)) * self.channels_out
             if m == 0:
                 y = self._kernel(m, x, self.extra_scalars + outputs)
                 if self.bias:

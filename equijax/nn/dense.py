@@ -1,0 +1,46 @@
+"""Linear maps with the parameters of torch: kernels from U(±1/√fan_in), biases from zero, no factors added."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from equijax.irreps.layout import degree_slice
+
+_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+_uniform_per_degree = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", batch_axis=(0,))
+
+
+class Dense(nn.Module):
+    """x W + b over the last axis: `kernel` [C, C'], `bias` [C']."""
+
+    features: int
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x @ self.param("kernel", _uniform, (x.shape[-1], self.features), x.dtype)
+        return y + self.param("bias", nn.initializers.zeros, (self.features,), x.dtype) if self.use_bias else y
+
+
+class DegreeDense(nn.Module):
+    """A kernel per degree, and a bias on the scalars: [N, (lmax+1)², C] to C' channels.
+
+    `kernel` [degrees, C, C'], `bias` [C']. With `lmin` > 0 the rows are those of degrees lmin..lmax, and have no bias.
+    """
+
+    features: int
+    lmax: int
+    lmin: int = 0
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (self.lmax + 1 - self.lmin, x.shape[-1], self.features)
+        kernel = self.param("kernel", _uniform_per_degree, shape, x.dtype)
+        first = degree_slice(self.lmin).start
+        rows = [degree_slice(l) for l in range(self.lmin, self.lmax + 1)]
+        degrees = [x[:, r.start - first : r.stop - first] @ kernel[i] for i, r in enumerate(rows)]
+        if self.lmin == 0:
+            degrees[0] = degrees[0] + self.param("bias", nn.initializers.zeros, (self.features,), x.dtype)
+        return jnp.concatenate(degrees, axis=1)

@@ -1,0 +1,42 @@
+"""Weights of an edge from its length and its two species (eSCN, EquiformerV2)."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+
+from equijax.graph.atom_graph import AtomGraph
+from equijax.graph.neighbor_gather import gather_senders
+from equijax.nn.dense import Dense
+from equijax.nn.layer_norm import LayerNorm
+
+
+def _small(key: jax.Array, shape: tuple[int, ...], dtype: jax.typing.DTypeLike) -> jax.Array:
+    """U(±0.001)."""
+    return jax.random.uniform(key, shape, dtype, -1e-3, 1e-3)
+
+
+class RadialFunction(nn.Module):
+    """[N, K, F] from the radial basis [N, K, B]: two hidden layers of Linear, LayerNorm and SiLU, and a linear one.
+
+    The first layer sees the basis and an embedding of each species, `source` and `target` [Z, hidden]. Its kernel is
+    kept in three parts, so that those of the species are applied once per atom and not once per edge.
+    """
+
+    hidden: int
+    features: int
+    num_species: int
+
+    @nn.compact
+    def __call__(self, basis: jax.Array, graph: AtomGraph) -> jax.Array:
+        x = Dense(self.hidden, name="layer_0")(basis)
+        source, target = self._embedding("source", basis), self._embedding("target", basis)
+        senders = gather_senders(source[graph.species], graph.neighbors, graph.neighbor_mask, graph.reverse)
+        x = x + senders + target[graph.species][:, None]
+        x = jax.nn.silu(LayerNorm(name="norm_0")(x))
+        x = jax.nn.silu(LayerNorm(name="norm_1")(Dense(self.hidden, name="layer_1")(x)))
+        return Dense(self.features, name="layer_2")(x)
+
+    def _embedding(self, name: str, basis: jax.Array) -> jax.Array:
+        table = self.param(name, _small, (self.num_species, self.hidden), basis.dtype)
+        return Dense(self.hidden, use_bias=False, name=f"{name}_layer")(table)
