@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,11 +44,18 @@ def convolve(
         return product.messages(block_senders, block_geometry, weights)
 
     senders = gather_senders(x, graph.neighbors, graph.neighbor_mask, graph.reverse)
-    everything = (senders, geometry, edge_features)
     weight_bytes = num_nodes * num_neighbors * product.path_count * channels * x.dtype.itemsize
-    if weight_bytes <= BLOCK_ABOVE_BYTES:
-        return block(everything)
+    return over_receivers(block, (senders, geometry, edge_features), weight_bytes)
 
+
+def over_receivers(function: Callable[[Any], Any], arrays: Any, temporary_bytes: int) -> Any:
+    """function(arrays), at once or block by block of receivers when its largest temporary has too many bytes.
+
+    Arrays and results, nested as they may be, have one row per receiver.
+    """
+    if temporary_bytes <= BLOCK_ABOVE_BYTES:
+        return function(arrays)
+    num_nodes = jax.tree.leaves(arrays)[0].shape[0]
     num_blocks = -(-num_nodes // BLOCK_RECEIVERS)
     padding = num_blocks * BLOCK_RECEIVERS - num_nodes
 
@@ -55,5 +63,7 @@ def convolve(
         padded = jnp.pad(array, ((0, padding), *((0, 0),) * (array.ndim - 1)))
         return padded.reshape(num_blocks, BLOCK_RECEIVERS, *array.shape[1:])
 
-    results = jax.lax.map(jax.checkpoint(block), jax.tree.map(into_blocks, everything))
-    return tuple(r.reshape(num_blocks * BLOCK_RECEIVERS, *r.shape[2:])[:num_nodes] for r in results)
+    def whole(result: jax.Array) -> jax.Array:
+        return result.reshape(num_blocks * BLOCK_RECEIVERS, *result.shape[2:])[:num_nodes]
+
+    return jax.tree.map(whole, jax.lax.map(jax.checkpoint(function), jax.tree.map(into_blocks, arrays)))
