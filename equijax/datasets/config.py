@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import pydantic
 
@@ -13,6 +13,8 @@ from equijax.config.base import StrictModel
 from equijax.errors import EquijaxError, did_you_mean
 
 CANONICAL_KEYS = ("energy", "forces", "stress", "virial")
+
+EnergySource = Literal["isolated_atoms", "least_squares", "start_model", "refit"]
 
 Paths = Path | tuple[Path, ...]
 
@@ -107,9 +109,10 @@ class DatasetConfig(ReadOptions):
     """Validation frames: files, or {fraction: 0.1} or {count: 50} of the training frames."""
     test: dict[str, Paths] = pydantic.Field(default_factory=dict)
     """Test sets by name: {300K: test_300K.xyz}."""
-    atomic_energies: Literal["isolated_atoms", "least_squares"] | dict[str, float] | EnergiesFile = "isolated_atoms"
+    atomic_energies: EnergySource | dict[str, float] | EnergiesFile = "isolated_atoms"
     """Energies of the free atoms (E0): from one-atom frames in the training files, fitted, {H: -13.6, ...} in eV,
-    or {file: isolated_atoms.xyz}."""
+    or {file: isolated_atoms.xyz}. In fine-tuning also start_model, those of the model that training starts from, or
+    refit, the same moved to the reference level of these energies."""
     require: Literal["any", "all"] = "any"
     """all: refuse files in which some frames lack a label that others have."""
     max_force: Annotated[float, pydantic.Field(gt=0)] | None = None
@@ -121,8 +124,9 @@ class DatasetConfig(ReadOptions):
         # A mapping with the key `file` is meant as a file: its own messages are better than the union's.
         if isinstance(value, dict) and "file" in value:
             return EnergiesFile.model_validate(value)
-        if isinstance(value, str) and value not in ("isolated_atoms", "least_squares"):
-            hint = did_you_mean(value, ("isolated_atoms", "least_squares"))
+        known = get_args(EnergySource)
+        if isinstance(value, str) and value not in known:
+            hint = did_you_mean(value, known)
             raise ValueError(f"'{value}' is neither of them, nor a mapping such as {{H: -13.6}}; {hint}")
         return value
 

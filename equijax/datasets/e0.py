@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,16 @@ IMPOSSIBLE = 100.0
 """eV/atom; no bond energy is near it, so energies and E0s of this distance are of different origin."""
 SUSPICIOUS = 20.0
 """eV/atom; the strongest cohesive energies are below 10."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StartModel:
+    """What the model that training starts from says: the elements it can take, E0s of those that it was trained on
+    {Z: eV}, and its energies of structures in eV, where an element without an E0 counts as zero."""
+
+    elements: tuple[int, ...]
+    atomic_energies: Mapping[int, float]
+    predict: Callable[[Sequence[Structure]], np.ndarray]
 
 
 def is_isolated_atom(structure: Structure) -> bool:
@@ -86,17 +97,38 @@ def least_squares(structures: Sequence[Structure]) -> dict[int, float]:
     Warns when the compositions do not determine them (all frames of one stoichiometry, for example): then only
     their sums over the compositions seen mean something. Raises EquijaxError without energies.
     """
+    labelled = _with_energies(structures, "least_squares")
+    return _composition_fit(labelled, np.array([_energy(s) for s in labelled]), "solution of smallest norm")
+
+
+def refit(structures: Sequence[Structure], start: StartModel) -> dict[int, float]:
+    """The start model's E0s plus the smallest change that minimises the sum of squares of E - E(model).
+
+    What another reference method adds to all energies in proportion to the composition goes into the E0s; the
+    binding that the model has learnt stays as it is. Warns and raises as `least_squares` does.
+    """
+    labelled = _with_energies(structures, "refit")
+    missing = np.array([_energy(s) for s in labelled]) - np.asarray(start.predict(labelled), np.float64)
+    change = _composition_fit(labelled, missing, "smallest change")
+    return {z: start.atomic_energies.get(z, 0.0) + energy for z, energy in change.items()}
+
+
+def _with_energies(structures: Sequence[Structure], source: str) -> list[Structure]:
     labelled = [s for s in structures if "energy" in s.labels]
     if not labelled:
-        raise EquijaxError("atomic_energies: least_squares needs energies, and no training frame has one")
-    elements = elements_of(labelled)
-    counts = np.array([[int((s.atomic_numbers == z).sum()) for z in elements] for s in labelled], dtype=np.float64)
-    energies = np.array([_energy(s) for s in labelled])
+        raise EquijaxError(f"atomic_energies: {source} needs energies, and no training frame has one")
+    return labelled
+
+
+def _composition_fit(structures: Sequence[Structure], energies: np.ndarray, which: str) -> dict[int, float]:
+    """{Z: eV} of smallest norm whose sums over the atoms are closest to `energies`."""
+    elements = elements_of(structures)
+    counts = np.array([[int((s.atomic_numbers == z).sum()) for z in elements] for s in structures], dtype=np.float64)
     solution, _, rank, _ = np.linalg.lstsq(counts, energies, rcond=None)
     if rank < len(elements):
         warnings.warn(
-            f"E0s not identifiable: the compositions of {len(labelled)} frames determine {rank} of {len(elements)} "
-            "atomic energies; the solution of smallest norm is used, and energies of other compositions will be wrong",
+            f"E0s not identifiable: the compositions of {len(structures)} frames determine {rank} of {len(elements)} "
+            f"atomic energies; the {which} is used, and energies of other compositions will be wrong",
             EquijaxWarning,
             stacklevel=2,
         )
@@ -108,33 +140,42 @@ def atomic_energies(
     train: Sequence[Structure],
     isolated: Sequence[Structure],
     options: ReadOptions,
+    start: StartModel | None = None,
 ) -> dict[int, float]:
     """E0s in eV for every element of the training frames, from the source the user chose.
 
-    `isolated` are the one-atom frames of the training files. Raises EquijaxError when an element is left without.
+    `isolated` are the one-atom frames of the training files; `start` is the model that training starts from, whose
+    E0s stay for elements that the source does not have. Raises EquijaxError when an element is left without.
     """
     needed = elements_of(train)
+    if source in ("start_model", "refit") and start is None:
+        raise EquijaxError(
+            f"atomic_energies: {source} is for fine-tuning; expected fine_tuning: {{model: ...}} with it"
+        )
     if isinstance(source, EnergiesFile):
         energies, origin = from_file(source.file, options), str(source.file)
     elif isinstance(source, Mapping):
         energies, origin = from_mapping(source), "atomic_energies"
-    elif source == "least_squares":
-        energies, origin = least_squares(train), "least_squares"
+    elif source in ("least_squares", "refit"):
+        energies, origin = least_squares(train) if start is None or source != "refit" else refit(train, start), source
         unseen = [z for z in needed if z not in energies]
         if unseen:
             names = ", ".join(map(symbol, unseen))
-            raise EquijaxError(
-                f"atomic_energies: no frame with an energy contains {names}, so least_squares cannot fit"
-            )
+            raise EquijaxError(f"atomic_energies: no frame with an energy contains {names}, so {source} cannot fit")
+    elif source == "start_model" and start is not None:
+        energies = from_isolated_atoms(isolated) | dict(start.atomic_energies)
+        origin = "the start model or the training files"
     else:
         energies, origin = from_isolated_atoms(isolated), "the training files"
     missing = [symbol(z) for z in needed if z not in energies]
     if missing:
+        kept = "" if start is None else ", start_model (same reference method as the model's), refit (another)"
         raise EquijaxError(
             f"atomic_energies: no isolated atom of {', '.join(missing)} in {origin}; expected one-atom frames of every "
-            "element, or atomic_energies: {H: -13.6, ...} in eV, {file: isolated_atoms.xyz}, or least_squares"
+            "element, or atomic_energies: {H: -13.6, ...} in eV, {file: isolated_atoms.xyz}"
+            f"{kept}, or least_squares"
         )
-    return energies
+    return energies if start is None else dict(start.atomic_energies) | energies
 
 
 def check_plausible(structures: Sequence[Structure], energies: Mapping[int, float]) -> None:

@@ -70,12 +70,19 @@ class Dataset:
         return "\n".join(lines)
 
 
-def load_dataset(config: DatasetConfig, *, seed: int = 0, skipped_csv: str | Path | None = None) -> Dataset:
+def load_dataset(
+    config: DatasetConfig,
+    *,
+    seed: int = 0,
+    skipped_csv: str | Path | None = None,
+    start: e0.StartModel | None = None,
+) -> Dataset:
     """Read, check and split the frames that `config` names.
 
     `seed` decides the split when valid is a fraction or a count. Frames left out are listed in `skipped_csv`, also
     when reading fails later. Raises EquijaxError for anything that would train on wrong or missing labels, and
     for an element in valid or test that training never shows; warns of duplicates and implausible values.
+    When training starts from a model, `start`, no frame may hold an element that the model does not have.
     """
     reading = _Reading(config)
     parts = {"train": reading.part(config.train, "train")}
@@ -103,8 +110,8 @@ def load_dataset(config: DatasetConfig, *, seed: int = 0, skipped_csv: str | Pat
 
     if config.require == "all":
         _require_all(parts)
-    _check_elements(parts)
-    energies = e0.atomic_energies(config.atomic_energies, parts["train"], in_train, config)
+    _check_elements(parts, start)
+    energies = e0.atomic_energies(config.atomic_energies, parts["train"], in_train, config, start)
     for structures in parts.values():
         if set(elements_of(structures)) <= set(energies):
             e0.check_plausible(structures, energies)
@@ -215,18 +222,29 @@ def _require_all(parts: dict[str, list[Structure]]) -> None:
                 )
 
 
-def _check_elements(parts: dict[str, list[Structure]]) -> None:
-    known = set(elements_of(parts["train"]))
+def _check_elements(parts: dict[str, list[Structure]], start: e0.StartModel | None) -> None:
+    known = set(elements_of(parts["train"])) if start is None else set(start.elements)
+    names = ", ".join(e0.symbol(z) for z in sorted(known))
     for name, structures in parts.items():
         for structure in structures:
-            unseen = set(structure.atomic_numbers.tolist()) - known
-            if unseen:
+            unseen = [e0.symbol(z) for z in sorted(set(structure.atomic_numbers.tolist()) - known)]
+            if unseen and start is None:
                 raise located(
-                    f"{', '.join(e0.symbol(z) for z in sorted(unseen))} occurs in {name} and in no training frame",
+                    f"{', '.join(unseen)} occurs in {name} and in no training frame",
                     file=structure.file,
                     frame=structure.frame,
                     key="species",
-                    expected=f"elements seen in training: {', '.join(e0.symbol(z) for z in sorted(known))}",
+                    expected=f"elements seen in training: {names}",
+                )
+            if unseen:
+                raise located(
+                    f"{', '.join(unseen)} occurs in {name} and is not an element of the model that training starts "
+                    f"from, which has {names}",
+                    file=structure.file,
+                    frame=structure.frame,
+                    key="species",
+                    fix=f"leave the frame out, or add the element: fine_tuning.new_elements: {{{unseen[0]}: random}}, or "
+                    f"the symbol of an element of the model in place of random, to begin as a copy of it",
                 )
 
 

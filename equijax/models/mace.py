@@ -6,7 +6,7 @@ numbers refer to the paper. Read from top to bottom: config, interaction, produc
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -275,6 +275,8 @@ class NodeEmbedding(nn.Module):
 class _EmbeddingTable(nn.Module):
     num_species: int
     channels: int
+
+    over_sqrt_species: ClassVar[bool] = True
 
     @nn.compact
     def __call__(self, dtype: jax.typing.DTypeLike) -> jax.Array:

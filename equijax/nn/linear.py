@@ -5,6 +5,8 @@ One matrix per degree, stored under the name of the irrep (`0e`, `1o`, ...). Fea
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -61,6 +63,8 @@ class SpeciesLinear(nn.Module):
     channels_out: int
     lmax: int
     num_species: int
+
+    over_sqrt_species: ClassVar[bool] = True
 
     @nn.compact
     def __call__(self, x: jax.Array, species: jax.Array) -> jax.Array:

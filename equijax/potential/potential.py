@@ -14,6 +14,7 @@ from equijax.precision import DType, precision
 from equijax.structure import Structure
 
 if TYPE_CHECKING:
+    from equijax.graph.atom_graph import AtomGraph
     from equijax.graph.padding import PaddingPolicy
     from equijax.models.contract import ModelStatistics
     from equijax.potential.evaluator import Evaluator
@@ -160,30 +161,35 @@ def as_structure(item: Any) -> Structure:
     raise EquijaxError(f"cannot predict for a {type(item).__name__}; expected a Structure or an ASE Atoms object")
 
 
+def two_atom_graph() -> tuple[AtomGraph, np.ndarray]:
+    """(graph, edge vectors) of two atoms of the first species and a ghost, float32: enough to initialise a module."""
+    from equijax.graph.atom_graph import AtomGraph
+
+    graph = AtomGraph(
+        positions=np.array([[0.0, 0, 0], [1.5, 0, 0], [0, 0, 0]], np.float32),
+        species=np.zeros(3, np.int32),
+        node_graph=np.array([0, 0, 1], np.int32),
+        node_mask=np.array([True, True, False]),
+        neighbors=np.array([[1], [0], [2]], np.int32),
+        neighbor_mask=np.array([[True], [True], [False]]),
+        shifts=np.zeros((3, 1, 3), np.float32),
+        reverse=np.array([[1], [0], [2]], np.int32),
+        cell=np.tile(np.eye(3, dtype=np.float32), (2, 1, 1)),
+        graph_mask=np.array([True, False]),
+    )
+    return graph, np.tile(np.array([1.5, 0, 0], np.float32), (3, 1, 1))
+
+
 def parameter_shapes(module: Any) -> Any:
     """The parameter tree of a module with shapes in place of arrays, found by tracing on a two-atom graph."""
     import jax
 
-    from equijax.graph.atom_graph import AtomGraph
-
     with precision("float32"):
-        graph = AtomGraph(
-            positions=np.array([[0.0, 0, 0], [1.5, 0, 0], [0, 0, 0]], np.float32),
-            species=np.zeros(3, np.int32),
-            node_graph=np.array([0, 0, 1], np.int32),
-            node_mask=np.array([True, True, False]),
-            neighbors=np.array([[1], [0], [2]], np.int32),
-            neighbor_mask=np.array([[True], [True], [False]]),
-            shifts=np.zeros((3, 1, 3), np.float32),
-            reverse=np.array([[1], [0], [2]], np.int32),
-            cell=np.tile(np.eye(3, dtype=np.float32), (2, 1, 1)),
-            graph_mask=np.array([True, False]),
-        )
-        vectors = np.tile(np.array([1.5, 0, 0], np.float32), (3, 1, 1))
-        return jax.eval_shape(module.init, jax.random.key(0), graph, vectors)["params"]
+        return jax.eval_shape(module.init, jax.random.key(0), *two_atom_graph())["params"]
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": leaf}} -> {"a/b": leaf}."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         flat |= _leaves(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
