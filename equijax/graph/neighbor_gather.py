@@ -42,11 +42,14 @@ def _sum_rows(y: jax.Array, neighbors: jax.Array, neighbor_mask: jax.Array, reve
     return jnp.sum(_masked(sent, neighbor_mask), axis=1)
 
 
-def _linear_primitive(name: str, function: Any, shape: Any) -> Primitive:
-    """A primitive that is linear in its first operand and leaves the trailing axes of it alone."""
+def linear_primitive(name: str, function: Any, shape: Any) -> Primitive:
+    """A primitive function(values, slots, ...) that is linear in `values` and leaves the trailing axes of it alone.
+
+    The other operands are indices and masks; `shape` gives that of the result from those of the first two operands.
+    """
     primitive = Primitive(name)
     primitive.def_impl(jax.jit(function))
-    primitive.def_abstract_eval(lambda values, neighbors, *_: values.update(shape=shape(values.shape, neighbors.shape)))
+    primitive.def_abstract_eval(lambda values, slots, *_: values.update(shape=shape(values.shape, slots.shape)))
     mlir.register_lowering(primitive, mlir.lower_fun(function, multiple_results=False))
 
     def batch(operands: Any, axes: Any) -> tuple[jax.Array, int]:
@@ -61,11 +64,13 @@ def _linear_primitive(name: str, function: Any, shape: Any) -> Primitive:
     return primitive
 
 
-_gather = _linear_primitive("gather_senders", _gather_rows, lambda x, slots: (*slots, *x[1:]))
-_sum = _linear_primitive("sum_to_senders", _sum_rows, lambda y, slots: (y[0], *y[2:]))
+_gather = linear_primitive("gather_senders", _gather_rows, lambda x, slots: (*slots, *x[1:]))
+_sum = linear_primitive("sum_to_senders", _sum_rows, lambda y, slots: (y[0], *y[2:]))
 
 
-def _set_derivatives(primitive: Primitive, transpose: Primitive) -> None:
+def set_derivatives(primitive: Primitive, transpose: Primitive) -> None:
+    """Derivatives of a `linear_primitive`, whose transpose is another one with the same indices."""
+
     def jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
         _, *indices = primals
         out, tangent = primitive.bind(*primals), tangents[0]
@@ -74,13 +79,14 @@ def _set_derivatives(primitive: Primitive, transpose: Primitive) -> None:
         return out, primitive.bind(tangent, *indices)
 
     def transposed(cotangent: Any, values: Any, *indices: Any) -> list[Any]:
+        none = [None] * len(indices)
         if isinstance(cotangent, ad.Zero):
-            return [ad.Zero(values.aval), None, None, None]
-        return [transpose.bind(cotangent, *indices), None, None, None]
+            return [ad.Zero(values.aval), *none]
+        return [transpose.bind(cotangent, *indices), *none]
 
     ad.primitive_jvps[primitive] = jvp
     ad.primitive_transposes[primitive] = transposed
 
 
-_set_derivatives(_gather, _sum)
-_set_derivatives(_sum, _gather)
+set_derivatives(_gather, _sum)
+set_derivatives(_sum, _gather)

@@ -33,6 +33,7 @@ class DegreeDense(nn.Module):
     features: int
     lmax: int
     lmin: int = 0
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -41,6 +42,6 @@ class DegreeDense(nn.Module):
         first = degree_slice(self.lmin).start
         rows = [degree_slice(l) for l in range(self.lmin, self.lmax + 1)]
         degrees = [x[:, r.start - first : r.stop - first] @ kernel[i] for i, r in enumerate(rows)]
-        if self.lmin == 0:
+        if self.lmin == 0 and self.use_bias:
             degrees[0] = degrees[0] + self.param("bias", nn.initializers.zeros, (self.features,), x.dtype)
         return jnp.concatenate(degrees, axis=1)

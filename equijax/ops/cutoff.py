@@ -19,3 +19,8 @@ def polynomial_cutoff(lengths: jax.Array, cutoff: float | jax.Array, power: int)
     for k in reversed(range(power - 1)):
         series = series * u + (k + 1) * (k + 2) / 2
     return jnp.where(lengths < cutoff, gap**3 * series, 0.0)
+
+
+def cosine_cutoff(lengths: jax.Array, cutoff: float) -> jax.Array:
+    """(1 + cos(π r/cutoff)) / 2, zero from the cutoff on, where only its first derivative is continuous. Lengths in Å."""
+    return jnp.where(lengths < cutoff, 0.5 * (1.0 + jnp.cos(jnp.pi / cutoff * lengths)), 0.0)

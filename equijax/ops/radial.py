@@ -17,6 +17,17 @@ def bessel_basis(lengths: jax.Array, cutoff: float, num_bessel: int) -> jax.Arra
     return np.sqrt(2.0 / cutoff).astype(lengths.dtype) * jnp.sin(frequencies.astype(lengths.dtype) * r) / r
 
 
+def exp_normal_basis(lengths: jax.Array, cutoff: float, means: jax.Array, betas: jax.Array) -> jax.Array:
+    """exp(-β_n (exp(-5 r/rc) - μ_n)²) as [..., n] (PhysNet, arXiv:1902.08408, with the α of torchmd-net)."""
+    return jnp.exp(-betas * (jnp.exp(-5.0 / cutoff * lengths)[..., None] - means) ** 2)
+
+
+def exp_normal_constants(cutoff: float, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """μ_n, from exp(-rc / Å) to 1, and β_n = (2 (1 - exp(-rc / Å)) / count)^-2, `count` of each."""
+    first = np.exp(-cutoff)
+    return np.linspace(first, 1.0, count), np.full(count, (2.0 / count * (1.0 - first)) ** -2)
+
+
 def agnesi_transform(lengths: jax.Array, radius_sum: jax.Array) -> jax.Array:
     """1 / (1 + a x^q / (1 + x^(q-p))), x = 2 r / (R_i + R_j), with R covalent radii in Å.
 

@@ -1,0 +1,114 @@
+"""The undirected pairs of a graph: what depends on the length of an edge only is computed once for both directions.
+
+`spread` hands the value of a pair to its two slots, `collect` adds what two slots hold; they are each other's
+transpose, gathers both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from equijax.graph.atom_graph import AtomGraph
+from equijax.graph.neighbor_gather import linear_primitive, set_derivatives
+
+Array = Any  # jax.Array inside jit
+
+PAIR_ROWS = 64
+"""The number of pairs is a multiple of this, so that they can be taken in blocks."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class NeighborPairs:
+    """Pairs of opposite edges. P is at least half the slots [N, K]; padded pairs come last, and padded slots have none.
+
+    | field | shape | meaning |
+    |---|---|---|
+    | slots | [P, 2] int32 | flat slots n * K + k of the two directions |
+    | mask | [P] bool | True for real pairs |
+    | pair | [N, K] int32 | pair of the slot; 0 at padded slots |
+    | slot_mask | [N, K] bool | True for real edges |
+    | neighbors | [N, K] int32 | row of the sender, as in the graph |
+    """
+
+    slots: Array
+    mask: Array
+    pair: Array
+    slot_mask: Array
+    neighbors: Array
+
+    @property
+    def num_pairs(self) -> int:
+        return self.slots.shape[0]
+
+    @property
+    def atoms(self) -> jax.Array:
+        """[P, 2] the two atoms of each pair."""
+        return self.slots // self.pair.shape[1]
+
+
+def pairs_of(graph: AtomGraph) -> NeighborPairs:
+    """The pairs of a graph, numbered in the order of their first slots."""
+    num_slots = graph.edge_capacity
+    num_pairs = num_pair_rows(num_slots)
+    flat = jnp.arange(num_slots, dtype=jnp.int32)
+    reverse, is_edge = jnp.ravel(graph.reverse), jnp.ravel(graph.neighbor_mask)
+    is_first = is_edge & (flat < reverse)
+    count = jnp.cumsum(is_first, dtype=jnp.int32)  # of the pairs up to each slot
+    # The first slot of pair p is where the count reaches p + 1; searching is a gather, where `nonzero` would scatter.
+    number = jnp.arange(num_pairs, dtype=jnp.int32)
+    first = jnp.minimum(jnp.searchsorted(count, number + 1), num_slots - 1).astype(jnp.int32)
+    pair = jnp.where(is_edge, count.at[jnp.where(is_first, flat, reverse)].get(mode="promise_in_bounds") - 1, 0)
+    return NeighborPairs(
+        slots=jnp.stack([first, reverse.at[first].get(mode="promise_in_bounds")], axis=1),
+        mask=number < count[-1],
+        pair=pair.reshape(graph.neighbors.shape),
+        slot_mask=jnp.asarray(graph.neighbor_mask),
+        neighbors=jnp.asarray(graph.neighbors),
+    )
+
+
+def num_pair_rows(num_slots: int) -> int:
+    """P for N * K slots.
+
+    >>> num_pair_rows(768), num_pair_rows(3)
+    (384, 64)
+    """
+    return max(1, -(-num_slots // (2 * PAIR_ROWS))) * PAIR_ROWS
+
+
+def spread(values: jax.Array, pairs: NeighborPairs) -> jax.Array:
+    """values [P, ...] of the pair of every slot, [N, K, ...]; zero at padded slots."""
+    return _spread.bind(values, pairs.pair, pairs.slot_mask, pairs.slots, pairs.mask)
+
+
+def collect(values: jax.Array, pairs: NeighborPairs) -> jax.Array:
+    """Sum of values [N, K, ...] over the two slots of every pair, [P, ...]; zero for padded pairs."""
+    return _collect.bind(values, pairs.pair, pairs.slot_mask, pairs.slots, pairs.mask)
+
+
+def masked(values: jax.Array, mask: jax.Array) -> jax.Array:
+    """values where the mask, which has the leading axes of values, is True; else zero."""
+    return jnp.where(mask.reshape(*mask.shape, *(1,) * (values.ndim - mask.ndim)), values, 0)
+
+
+def _spread_rows(values: Array, pair: Array, slot_mask: Array, slots: Array, mask: Array) -> jax.Array:
+    return masked(values.at[pair].get(mode="promise_in_bounds"), slot_mask)
+
+
+def _collect_rows(values: Array, pair: Array, slot_mask: Array, slots: Array, mask: Array) -> jax.Array:
+    flat = values.reshape(-1, *values.shape[2:])
+    first, second = (flat.at[slots[:, side]].get(mode="promise_in_bounds") for side in (0, 1))
+    return masked(first + second, mask)
+
+
+_spread = linear_primitive("spread_pairs", _spread_rows, lambda values, slots: (*slots, *values[1:]))
+_collect = linear_primitive(
+    "collect_pairs", _collect_rows, lambda values, slots: (num_pair_rows(slots[0] * slots[1]), *values[2:])
+)
+set_derivatives(_spread, _collect)
+set_derivatives(_collect, _spread)
