@@ -57,7 +57,7 @@ class Edges(NamedTuple):
 
 
 def neighbor_softmax(logits: jax.Array, mask: jax.Array) -> jax.Array:
-    """Softmax of [N, K, H] over the neighbours where `mask` [N, K]; zero elsewhere, and for atoms without neighbours."""
+    """Softmax of [N, K, H] over the neighbours in `mask` [N, K]; zero elsewhere and for atoms without neighbours."""
     mask = mask[..., None]
     logits = jnp.where(mask, logits, 0.0)
     largest = jnp.max(jnp.where(mask, logits, -jnp.inf), axis=1, keepdims=True)

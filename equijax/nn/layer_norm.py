@@ -88,8 +88,8 @@ class LayerNormSH(StrictModel):
     epsilon: Epsilon = 1e-5
     """Added to mean squares."""
 
-    def module(self, lmax: int) -> nn.Module:
-        return _SeparateNorm(lmax, self.epsilon)
+    def module(self, lmax: int, name: str | None = None) -> nn.Module:
+        return _SeparateNorm(lmax, self.epsilon, name=name)
 
 
 class RMSNormSH(StrictModel):
@@ -99,8 +99,8 @@ class RMSNormSH(StrictModel):
     epsilon: Epsilon = 1e-5
     """Added to mean squares."""
 
-    def module(self, lmax: int) -> nn.Module:
-        return _JointNorm(lmax, self.epsilon)
+    def module(self, lmax: int, name: str | None = None) -> nn.Module:
+        return _JointNorm(lmax, self.epsilon, name=name)
 
 
 AnyNorm = Annotated[LayerNormSH | RMSNormSH, pydantic.Field(discriminator="name")]
