@@ -10,10 +10,12 @@ import pydantic
 
 from equijax.config.base import StrictModel
 from equijax.config.yaml import apply_overrides, load_yaml, validate
-from equijax.datasets.config import DatasetConfig
+from equijax.datasets.config import DatasetConfig, from_folder
 from equijax.models import AnyModelConfig
 from equijax.precision import DType
 from equijax.train.config import TrainingConfig
+from equijax.train.fine_tuning import FineTuningConfig
+from equijax.weights.model_file import stored_model_config
 
 
 class ExperimentConfig(StrictModel):
@@ -26,7 +28,9 @@ class ExperimentConfig(StrictModel):
     dataset: DatasetConfig
     """Where the frames come from, and what their labels are called."""
     model: AnyModelConfig
-    """The architecture; `name` chooses it."""
+    """The architecture; `name` chooses it. A file with fine_tuning may leave it out."""
+    fine_tuning: FineTuningConfig | None = None
+    """Start from a trained model; null starts from random parameters."""
     training: TrainingConfig = TrainingConfig()
     """How to fit the model."""
 
@@ -34,16 +38,29 @@ class ExperimentConfig(StrictModel):
 def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
     """Read a YAML file, apply `key.path=value` overrides, and validate.
 
-    Dataset paths that do not exist relative to the current directory are taken relative to the YAML file.
-    Raises EquijaxError with file, line and key.
+    Paths that do not exist relative to the current directory are taken relative to the YAML file. Without `model`
+    it is that of `fine_tuning.model`. Raises EquijaxError with file, line and key.
     """
     data, lines = load_yaml(path)
     data, lines = apply_overrides(data, lines, overrides)
+    folder = Path(path).parent
+    start = data.get("fine_tuning")
+    if "model" not in data and isinstance(start, dict) and isinstance(start.get("model"), str):
+        stored = stored_model_config(from_folder(Path(start["model"]), folder))
+        data["model"] = stored.model_dump(mode="json")
     experiment = validate(ExperimentConfig, data, path, lines)
-    return experiment.model_copy(update={"dataset": experiment.dataset.resolved(Path(path).parent)})
+    fine_tuning = experiment.fine_tuning
+    return experiment.model_copy(
+        update={
+            "dataset": experiment.dataset.resolved(folder),
+            "fine_tuning": None if fine_tuning is None else fine_tuning.resolved(folder),
+        }
+    )
 
 
 def json_schema() -> dict[str, Any]:
     """JSON schema of an experiment file, for completion and checks in editors."""
     schema = ExperimentConfig.model_json_schema()
+    required = [{"required": ["model"]}, {"required": ["fine_tuning"]}]
+    schema |= {"required": ["dataset"], "anyOf": required}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -141,7 +141,7 @@ class DatasetConfig(ReadOptions):
         """A copy in which relative paths that do not exist here, but do in `folder`, point there."""
 
         def move(path: Path) -> Path:
-            return path if path.is_absolute() or glob.glob(str(path)) else _if_there(Path(folder) / path, path)
+            return from_folder(path, folder)
 
         def move_all(paths: Any) -> Any:
             return tuple(map(move, paths)) if isinstance(paths, tuple) else move(paths)
@@ -159,8 +159,12 @@ class DatasetConfig(ReadOptions):
         )
 
 
-def _if_there(candidate: Path, otherwise: Path) -> Path:
-    return candidate if glob.glob(str(candidate)) else otherwise
+def from_folder(path: Path, folder: str | Path) -> Path:
+    """`path`, or the same below `folder` when it is relative and exists only there. Patterns are allowed."""
+    candidate = Path(folder) / path
+    if path.is_absolute() or glob.glob(str(path)) or not glob.glob(str(candidate)):
+        return path
+    return candidate
 
 
 def expand(paths: Paths, key: str) -> list[Path]:

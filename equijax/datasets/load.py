@@ -243,8 +243,8 @@ def _check_elements(parts: dict[str, list[Structure]], start: e0.StartModel | No
                     file=structure.file,
                     frame=structure.frame,
                     key="species",
-                    fix=f"leave the frame out, or add the element: fine_tuning.new_elements: {{{unseen[0]}: random}}, or "
-                    f"the symbol of an element of the model in place of random, to begin as a copy of it",
+                    fix=f"leave the frame out, or add the element: fine_tuning.new_elements: {{{unseen[0]}: random}}, "
+                    "or with an element of the model in place of random, to begin as a copy of it",
                 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import queue
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import numpy as np
@@ -88,7 +88,7 @@ class BatchSource:
 
     All of it is a function of the frames, the budget, the seed and the epoch, so that a resumed run meets the
     same arrays. Shapes come from the padding policy, merged until the epochs planned ahead need at most
-    `max_shapes`; `equijax check` plans the same ones.
+    `max_shapes`; `equijax check` plans the same ones. `select` gives the frames of an epoch, otherwise all of them.
     """
 
     def __init__(
@@ -100,6 +100,7 @@ class BatchSource:
         dtype: DType,
         max_shapes: int = 4,
         policy: PaddingPolicy | None = None,
+        select: Callable[[int], np.ndarray] | None = None,
     ) -> None:
         if not frames:
             raise EquijaxError("there are no frames to make batches of")
@@ -108,6 +109,7 @@ class BatchSource:
         self.seed = seed
         self.shuffle = shuffle
         self.dtype = dtype
+        self.select = select
         graphs = [frame.graph for frame in frames]
         self._sizes = np.array([(graph.num_nodes, graph.num_edges, graph.max_neighbors) for graph in graphs])
         self._places = [frame.structure.where for frame in frames]
@@ -123,8 +125,13 @@ class BatchSource:
         self.capacities = list(self._shapes.capacities)
 
     def plan(self, epoch: int) -> list[list[int]]:
-        """Frame indices of every batch of an epoch; each frame occurs once."""
-        return plan_batches(self._sizes[:, :2], self.budget, self.seed, epoch, self.shuffle, self._places)
+        """Frame indices of every batch of an epoch; each frame that belongs to it occurs once."""
+        if self.select is None:
+            return plan_batches(self._sizes[:, :2], self.budget, self.seed, epoch, self.shuffle, self._places)
+        chosen = self.select(epoch)
+        places = [self._places[i] for i in chosen]
+        plan = plan_batches(self._sizes[chosen, :2], self.budget, self.seed, epoch, self.shuffle, places)
+        return [chosen[indices].tolist() for indices in plan]
 
     def capacity(self, indices: Sequence[int]) -> Capacity:
         """The padded shape of a batch."""

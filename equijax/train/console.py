@@ -20,10 +20,14 @@ _COLUMNS = (
     "E meV/atom",
     "F meV/Å",
     "S meV/Å³",
+    "old E",
+    "old F",
     "lr",
     "s/epoch",
     "ETA",
 )
+
+_ERRORS = ("energy_rmse_per_atom", "forces_rmse", "stress_rmse", "replay_energy_rmse_per_atom", "replay_forces_rmse")
 
 
 class Display:
@@ -73,7 +77,7 @@ class Display:
             str(valid["step"]),
             _number(train.get("loss")),
             _number(valid.get("loss")),
-            *(_milli(valid.get(key)) for key in ("energy_rmse_per_atom", "forces_rmse", "stress_rmse")),
+            *(_milli(valid.get(key)) for key in _ERRORS),
             f"{train['learning_rate']:.2e}" if "learning_rate" in train else "-",
             pace,
             eta,

@@ -13,6 +13,7 @@ import numpy as np
 
 from equijax.errors import EquijaxError, EquijaxWarning, located
 from equijax.precision import precision
+from equijax.structure import Structure
 from equijax.train.checkpoint import CheckpointStore
 from equijax.train.console import Display
 from equijax.train.evaluate import evaluate
@@ -21,6 +22,7 @@ from equijax.train.metrics_log import MetricsLog, tensorboard_writer
 from equijax.train.optimizer import build_optimizer
 from equijax.train.parameter_groups import describe_groups, learning_rate_factors, trained_and_frozen
 from equijax.train.progress import Progress
+from equijax.train.replay import at_level
 from equijax.train.run_directory import RunDirectory, refuse_changed_data, refuse_changes
 from equijax.train.setup import (
     TrainingTask,
@@ -28,6 +30,7 @@ from equijax.train.setup import (
     build_task,
     environment,
     initial_parameters,
+    provenance,
     warn_of_other_environment,
 )
 from equijax.train.step import TrainState, initial_state
@@ -113,18 +116,23 @@ def start_or_restore(
 
 def describe(task: TrainingTask, trainer: Trainer, display: Display) -> None:
     """A few lines about what is about to run."""
+    if task.start is not None:
+        for line in (*task.start.describe(), *task.start.energy_table(task.atomic_energies)):
+            display.message(line)
     params = trainer.state.all_params
     parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
     shapes = task.train.capacities
     largest = shapes[-1]
     display.message(
-        f"{len(task.train.frames)} training and {len(task.valid.frames)} validation frames; "
+        f"{len(task.new_frames)} training and {len(task.valid.frames)} validation frames; "
         f"{parameters} parameters; {task.dtype} on {jax.default_backend()}"
     )
     display.message(
         f"{len(task.train.plan(0))} batches per epoch in {len(shapes)} padded "
         f"shape{'s' if len(shapes) > 1 else ''} (largest {largest.nodes} atoms x {largest.neighbors} neighbours)"
     )
+    if task.replay is not None:
+        display.message(task.replay.describe())
     for line in describe_groups(task.training, params):
         display.message(line)
 
@@ -139,9 +147,10 @@ def write_summary(task: TrainingTask, directory: RunDirectory) -> None:
     symbols = [chemical_symbols[z] for z in statistics.atomic_numbers]
     summary = {
         "sets": {
-            "train": {"frames": len(task.train.frames), "labels": label_counts(task.train.frames)},
+            "train": {"frames": len(task.new_frames), "labels": label_counts(task.new_frames)},
             "valid": {"frames": len(task.valid.frames), "labels": label_counts(task.valid.frames)},
             **{name: {"frames": len(structures)} for name, structures in task.test.items()},
+            **{name: {"frames": len(structures)} for name, structures in replayed_sets(task).items()},
         },
         "elements": symbols,
         "atomic_energies": {s: task.atomic_energies[z] for s, z in zip(symbols, statistics.atomic_numbers)},
@@ -150,6 +159,8 @@ def write_summary(task: TrainingTask, directory: RunDirectory) -> None:
         "shift": statistics.shift,
         "fingerprints": task.fingerprints,
     }
+    if task.start is not None:
+        summary["started_from"] = provenance(task.start, task.replay)
     write_atomically(directory.path / "data_summary.json", json.dumps(summary, indent=1).encode())
 
 
@@ -159,7 +170,7 @@ def finish(task: TrainingTask, directory: RunDirectory, trainer: Trainer, displa
 
     potential = best_potential(task, trainer.best, trainer.progress)
     save_potential(potential, directory.model)
-    sets = {"valid": [frame.structure for frame in task.valid.frames], **task.test}
+    sets = {"valid": [frame.structure for frame in task.valid.frames], **task.test, **replayed_sets(task)}
     metrics = {}
     for name, structures in sets.items():
         result = evaluate(potential, structures)
@@ -170,6 +181,16 @@ def finish(task: TrainingTask, directory: RunDirectory, trainer: Trainer, displa
     best = f"best epoch {trainer.progress.best_epoch} of {trainer.progress.epoch}"
     trainer.event("finished", best, compilations=trainer.counter.by_name)
     write_report(directory, display)
+
+
+def replayed_sets(task: TrainingTask) -> dict[str, list[Structure]]:
+    """Validation and test sets of the replayed data, with energies at the reference level of the saved model."""
+    replay = task.replay
+    if replay is None:
+        return {}
+    sets = {"replay": [frame.structure for frame in replay.valid.frames]}
+    sets |= {f"replay_{name}": structures for name, structures in replay.test.items()}
+    return {name: at_level(part, replay.atomic_energies, task.atomic_energies) for name, part in sets.items()}
 
 
 def one_line(metrics: dict[str, Any]) -> str:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from equijax.datasets.e0 import symbol
+from equijax.datasets.statistics import elements_of
 from equijax.errors import EquijaxError, EquijaxWarning
 from equijax.graph.atom_graph import edge_vectors
 from equijax.models.contract import ModelStatistics
@@ -19,7 +23,9 @@ from equijax.precision import DType, jit
 from equijax.structure import Structure
 from equijax.train.batches import LABELS, BatchSource, LabelledFrame, label_counts, labelled_frame
 from equijax.train.config import EnergyTerm, LossConfig, LossTerm, TrainingConfig
+from equijax.train.fine_tuning import StartingPoint, starting_point
 from equijax.train.progress import Progress
+from equijax.train.replay import Replay, epoch_selection, frames_in_epoch, weighted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +33,7 @@ class TrainingTask:
     """Everything a run needs that training does not change.
 
     `observed` names the labels that training frames have; `config` is the resolved experiment as plain data,
-    `fingerprints` maps each dataset file to its sha256.
+    `fingerprints` maps each file that was read to its sha256. Fine-tuning has a `start`, and perhaps a `replay`.
     """
 
     seed: int
@@ -43,6 +49,14 @@ class TrainingTask:
     observed: tuple[str, ...]
     config: dict[str, Any]
     fingerprints: dict[str, str]
+    start: StartingPoint | None = None
+    replay: Replay | None = None
+
+    @property
+    def new_frames(self) -> list[LabelledFrame]:
+        """The training frames without those that are replayed."""
+        frames = self.train.frames
+        return frames if self.replay is None else frames[: len(frames) - len(self.replay.frames)]
 
 
 def build_task(experiment: Any, skipped_csv: Path | None = None) -> TrainingTask:
@@ -52,33 +66,54 @@ def build_task(experiment: Any, skipped_csv: Path | None = None) -> TrainingTask
     """
     from equijax.datasets import load_dataset
 
-    return task_from_dataset(
-        experiment, load_dataset(experiment.dataset, seed=experiment.seed, skipped_csv=skipped_csv)
-    )
+    start = starting_point(experiment)
+    energies = None if start is None else start.energies
+    dataset = load_dataset(experiment.dataset, seed=experiment.seed, skipped_csv=skipped_csv, start=energies)
+    old = None
+    if start is not None and experiment.fine_tuning.replay is not None:
+        skipped = None if skipped_csv is None else skipped_csv.with_name(f"replay_{skipped_csv.name}")
+        config = experiment.fine_tuning.replay.dataset
+        old = load_dataset(config, seed=experiment.seed, skipped_csv=skipped, start=energies)
+    return task_from_dataset(experiment, dataset, start, old)
 
 
-def task_from_dataset(experiment: Any, dataset: Any) -> TrainingTask:
-    """The task of training `experiment` on a dataset that has been read.
+def task_from_dataset(
+    experiment: Any, dataset: Any, start: StartingPoint | None = None, old_dataset: Any = None
+) -> TrainingTask:
+    """The task of training `experiment` on a dataset that has been read, from random parameters or from `start`.
 
-    Raises EquijaxError for data without usable labels, without neighbours, or without validation frames.
+    `old_dataset` holds the frames to replay. Raises EquijaxError for data without usable labels, without neighbours,
+    or without validation frames, and for a new element that no training frame has.
     """
     training: TrainingConfig = experiment.training
     for name in ("train", "valid"):
         if not getattr(dataset, name):
             raise EquijaxError(f"dataset.{name}: there are no frames; training needs at least one")
-    elements = tuple(sorted({int(z) for s in dataset.train for z in np.unique(s.atomic_numbers)}))
-    atomic_energies = {int(z): float(energy) for z, energy in dataset.atomic_energies.items()}
+    elements = elements_of(dataset.train) if start is None else start.potential.elements
+    _refuse_unseen_elements(start, [*dataset.train, *(old_dataset.train if old_dataset is not None else ())])
 
-    def frames(structures: list[Structure]) -> list[LabelledFrame]:
+    def frames(structures: list[Structure], atomic_energies: dict[int, float]) -> list[LabelledFrame]:
         return [labelled_frame(s, experiment.model.cutoff, elements, atomic_energies) for s in structures]
 
-    train, valid = frames(dataset.train), frames(dataset.valid)
-    observed = observed_labels(training, train, valid)
-    statistics = model_statistics(train, elements)
+    def source(part: list[LabelledFrame], **options: Any) -> BatchSource:
+        budget = training.batch if options["shuffle"] else training.valid_batch or training.batch
+        shapes = training.max_compilations
+        return BatchSource(part, budget, experiment.seed, dtype=experiment.dtype, max_shapes=shapes, **options)
 
-    def source(part: list[LabelledFrame], shuffle: bool) -> BatchSource:
-        budget = training.batch if shuffle else training.valid_batch or training.batch
-        return BatchSource(part, budget, experiment.seed, shuffle, experiment.dtype, training.max_compilations)
+    atomic_energies = {int(z): float(energy) for z, energy in dataset.atomic_energies.items()}
+    train, valid = (frames(part, atomic_energies) for part in (dataset.train, dataset.valid))
+    observed = observed_labels(training, train, valid)
+    statistics = model_statistics(train, elements) if start is None else start.potential.statistics
+    fingerprints = {str(file): str(digest) for file, digest in dataset.fingerprints.items()}
+    if start is not None:
+        fingerprints[str(start.file)] = start.sha256
+    replay, select = None, None
+    if old_dataset is not None:
+        replay = _replay(experiment, old_dataset, len(train), frames, source)
+        has = observed_labels(training, replay.frames, replay.valid.frames, "fine_tuning.replay.dataset: ")
+        observed = tuple(name for name in LABELS if name in (*observed, *has))
+        select = epoch_selection(len(train), len(replay.frames), replay.per_epoch, experiment.seed)
+        fingerprints |= {str(file): str(digest) for file, digest in old_dataset.fingerprints.items()}
 
     refuse_stress_of_direct_forces(experiment)
     for limit in experiment.model.limits():
@@ -91,13 +126,52 @@ def task_from_dataset(experiment: Any, dataset: Any) -> TrainingTask:
         module=experiment.model.build(statistics),
         statistics=statistics,
         atomic_energies=atomic_energies,
-        train=source(train, shuffle=True),
+        train=source([*train, *(replay.frames if replay is not None else ())], shuffle=True, select=select),
         valid=source(valid, shuffle=False),
         test={name: list(structures) for name, structures in dataset.test.items()},
         observed=observed,
         config=experiment.model_dump(mode="json"),
-        fingerprints={str(file): str(digest) for file, digest in dataset.fingerprints.items()},
+        fingerprints=fingerprints,
+        start=start,
+        replay=replay,
     )
+
+
+def _replay(
+    experiment: Any,
+    old_dataset: Any,
+    new: int,
+    frames: Callable[[list[Structure], dict[int, float]], list[LabelledFrame]],
+    source: Callable[..., BatchSource],
+) -> Replay:
+    config = experiment.fine_tuning.replay
+    for name in ("train", "valid"):
+        if not getattr(old_dataset, name):
+            raise EquijaxError(f"fine_tuning.replay.dataset.{name}: there are no frames")
+    atomic_energies = {int(z): float(energy) for z, energy in old_dataset.atomic_energies.items()}
+    train, valid = (
+        [weighted(frame, config.weight) for frame in frames(part, atomic_energies)]
+        for part in (old_dataset.train, old_dataset.valid)
+    )
+    per_epoch = frames_in_epoch(config.frames_per_epoch, new, len(train))
+    return Replay(
+        frames=train,
+        valid=source(valid, shuffle=False),
+        per_epoch=per_epoch,
+        share=per_epoch / (new + per_epoch),
+        weight=config.weight,
+        atomic_energies=atomic_energies,
+        test={name: list(structures) for name, structures in old_dataset.test.items()},
+    )
+
+
+def _refuse_unseen_elements(start: StartingPoint | None, train: list[Structure]) -> None:
+    unseen = [] if start is None else sorted(set(start.new) - set(elements_of(train)))
+    if unseen:
+        raise EquijaxError(
+            f"fine_tuning.new_elements: no training frame has {', '.join(map(symbol, unseen))}, so the model would "
+            "not learn it; remove it, or add frames with it"
+        )
 
 
 def refuse_stress_of_direct_forces(experiment: Any) -> None:
@@ -112,9 +186,12 @@ def refuse_stress_of_direct_forces(experiment: Any) -> None:
 
 
 def observed_labels(
-    training: TrainingConfig, train: list[LabelledFrame], valid: list[LabelledFrame]
+    training: TrainingConfig, train: list[LabelledFrame], valid: list[LabelledFrame], data: str = ""
 ) -> tuple[str, ...]:
-    """Labels that occur in the training frames; refuses a loss that would have nothing to learn from."""
+    """Labels that occur in the training frames; refuses a loss that would have nothing to learn from.
+
+    `data` begins the messages about other frames than those of `dataset`.
+    """
     counts = {"training": label_counts(train), "validation": label_counts(valid)}
     observed = tuple(name for name in LABELS if counts["training"][name])
     for stage in range(len(training.stages) + 1):
@@ -122,20 +199,20 @@ def observed_labels(
         for name, has in counts.items():
             if not any(has[label] for label in active):
                 raise EquijaxError(
-                    f"training.loss: has weights for {', '.join(active)} and no {name} frame has such a label; "
+                    f"{data}training.loss: has weights for {', '.join(active)} and no {name} frame has such a label; "
                     f"found: {', '.join(label for label in LABELS if has[label]) or 'no labels at all'}"
                 )
     for name in training.loss.active:
         if name not in observed:
             warnings.warn(
-                f"training.loss.{name} has a weight and no training frame has {name}: it contributes nothing",
+                f"{data}training.loss.{name} has a weight and no training frame has {name}: it contributes nothing",
                 EquijaxWarning,
                 stacklevel=2,
             )
     for name in observed:
         if name not in training.loss.active and name != "stress":
             warnings.warn(
-                f"the training frames have {name} and training.loss gives it no weight",
+                f"{data}the training frames have {name} and training.loss gives it no weight",
                 EquijaxWarning,
                 stacklevel=2,
             )
@@ -191,16 +268,33 @@ def best_potential(task: TrainingTask, params: Any, progress: Progress) -> Poten
                 "best_validation_loss": progress.best_loss,
                 "epochs": progress.epoch,
                 "steps": progress.step,
-                "training_frames": len(task.train.frames),
+                "training_frames": len(task.new_frames),
                 "seed": task.seed,
                 "fingerprints": task.fingerprints,
-            }
+            },
+            **({} if task.start is None else {"started_from": provenance(task.start, task.replay)}),
         },
     )
 
 
+def provenance(start: StartingPoint, replay: Replay | None) -> dict[str, Any]:
+    """JSON about the model that training started from, with what that file says about itself."""
+    return {
+        "file": str(start.file),
+        "sha256": start.sha256,
+        "new_elements": [symbol(z) for z in start.new],
+        "replayed_frames": 0 if replay is None else len(replay.frames),
+        "metadata": dict(start.potential.metadata),
+    }
+
+
 def initial_parameters(task: TrainingTask) -> Any:
-    """Random parameters from the seed, in the precision of the run. Call it inside `precision(task.dtype)`."""
+    """Random parameters from the seed, or those of the start model, in the precision of the run.
+
+    Call it inside `precision(task.dtype)`.
+    """
+    if task.start is not None:
+        return jax.tree.map(lambda leaf: jnp.array(leaf, task.dtype), dict(task.start.potential.params))
     graph = task.train.assemble(task.train.plan(0)[0]).graph
 
     def init(key: Any) -> Any:

@@ -13,6 +13,7 @@ import numpy as np
 
 from equijax.errors import EquijaxError, EquijaxWarning, located
 from equijax.graph.padding import CompileCounter
+from equijax.train.batches import BatchSource
 from equijax.train.checkpoint import CheckpointNotWritten, CheckpointStore
 from equijax.train.config import LossConfig, PlateauSchedule
 from equijax.train.console import Display
@@ -140,24 +141,24 @@ class Trainer:
         self.event("stage", f"stage {stage} begins at epoch {progress.epoch}")
 
     def _validate(self) -> None:
-        """Validation loss and errors of the averaged parameters; keeps them when they are the best so far."""
-        progress = self.progress
+        """Validation loss and errors of the averaged parameters; keeps them when they are the best so far.
+
+        With replay the loss is that of new and old frames in the proportion that an epoch of training has.
+        """
+        progress, replay = self.progress, self.task.replay
         self._drain(0)
         loss = self.training.stage_loss(progress.stage)
-        evaluate = self._compiled_evaluation(loss)
-        totals: dict[str, float] = {}
-        source = self.task.valid
-        for _, indices, arrays in source.prefetched(source.plan(0)):
-            sums = jax.device_get(evaluate(self.state.evaluated, arrays))
-            finite = sums.pop("finite_graphs")[: len(indices)]
-            if not finite.all():
-                self._crash("a validation prediction", [source.frames[indices[int(np.argmin(finite))]]], {})
-            for key, value in sums.items():
-                totals[key] = totals.get(key, 0.0) + float(value)
-        value = total_loss(totals, self._active_weights(loss))
+        weights = self._active_weights(loss)
+        totals = self._validation_sums(self.task.valid, loss)
+        value = total_loss(totals, weights)
+        errors = errors_from_sums(totals)
+        if replay is not None:
+            old = self._validation_sums(replay.valid, loss)
+            value = (1 - replay.share) * value + replay.share * total_loss(old, weights)
+            errors |= {f"replay_{name}": error for name, error in errors_from_sums(old).items()}
         if not np.isfinite(value):
             self._crash("the validation loss", [], totals)
-        record = self._record("valid") | {"loss": float(value)} | errors_from_sums(totals)
+        record = self._record("valid") | {"loss": float(value)} | errors
         self.log.write(record)
         self.display.row(self._last_train, record)
         if progress.best_loss is None or value < progress.best_loss:
@@ -170,6 +171,18 @@ class Trainer:
         if isinstance(schedule, PlateauSchedule) and progress.step:
             base = self.training.optimizer.learning_rate
             progress.plateau = after_evaluation(schedule, progress.plateau, value, base)
+
+    def _validation_sums(self, source: BatchSource, loss: LossConfig) -> dict[str, float]:
+        evaluate = self._compiled_evaluation(loss)
+        totals: dict[str, float] = {}
+        for _, indices, arrays in source.prefetched(source.plan(0)):
+            sums = jax.device_get(evaluate(self.state.evaluated, arrays))
+            finite = sums.pop("finite_graphs")[: len(indices)]
+            if not finite.all():
+                self._crash("a validation prediction", [source.frames[indices[int(np.argmin(finite))]]], {})
+            for key, value in sums.items():
+                totals[key] = totals.get(key, 0.0) + float(value)
+        return totals
 
     def _record_training(self, rate: float) -> None:
         """Write the mean over the steps since the last training record."""

@@ -60,19 +60,32 @@ def load_potential(path: str | Path) -> Potential:
     """
     path = Path(path)
     header = read_header(path)
-    metadata = header.pop("__metadata__", {})
+    metadata = _metadata(header, path)
+    text = metadata["equijax_model"]
+    tensors = _read_tensors(path, {name: entry for name, entry in header.items() if name != "__metadata__"})
+    if digest(text, tensors) != metadata.get("sha256"):
+        raise located("the checksum does not match: the file was damaged or changed", file=path)
+    description = upgrade(_parse_json(text, path), path)
+    return _build(description, tensors, path)
+
+
+def stored_model_config(path: str | Path) -> Any:
+    """The config of the model in a file, without its parameters, whose checksum is not verified here."""
+    path = Path(path)
+    description = upgrade(_parse_json(_metadata(read_header(path), path)["equijax_model"], path), path)
+    _check_integers(description.get("model"), path)
+    return _model_config(description.get("model", {}), path)
+
+
+def _metadata(header: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    metadata = header.get("__metadata__", {})
     if not isinstance(metadata, dict) or "equijax_model" not in metadata:
         raise located(
             "is a safetensors file but not an equijax model",
             file=path,
             expected="the metadata entry equijax_model",
         )
-    text = metadata["equijax_model"]
-    tensors = _read_tensors(path, header)
-    if digest(text, tensors) != metadata.get("sha256"):
-        raise located("the checksum does not match: the file was damaged or changed", file=path)
-    description = upgrade(_parse_json(text, path), path)
-    return _build(description, tensors, path)
+    return metadata
 
 
 def describe(potential: Potential) -> dict[str, Any]:

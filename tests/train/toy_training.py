@@ -57,6 +57,7 @@ class ToyExperiment:
     seed: int = 0
     dtype: str = "float32"
     model: Any = dataclasses.field(default_factory=ToyConfig)
+    fine_tuning: Any = None
 
     def model_dump(self, mode: str) -> dict[str, Any]:
         return {
