@@ -1,14 +1,25 @@
 """Architectures: one file, one config class and one row of `MODELS` each."""
 
+from typing import Annotated
+
+import pydantic
+
 from equijax.models.contract import ModelConfig as ModelConfig
 from equijax.models.contract import ModelStatistics as ModelStatistics
 from equijax.models.contract import NodeOutputs as NodeOutputs
+from equijax.models.equiformer_v2 import EquiformerV2Config as EquiformerV2Config
+from equijax.models.escn_config import ESCNConfig as ESCNConfig
 from equijax.models.mace import MACEConfig as MACEConfig
+from equijax.models.tdn import TDNConfig as TDNConfig
 
 MODELS = {
     "mace": MACEConfig,
+    "equiformer_v2": EquiformerV2Config,
+    "tdn": TDNConfig,
+    "escn": ESCNConfig,
 }
 
 # The type of `model:` in an experiment.
-# With more rows: Annotated[MACEConfig | ..., pydantic.Field(discriminator="name")].
-AnyModelConfig = MACEConfig
+AnyModelConfig = Annotated[
+    MACEConfig | EquiformerV2Config | TDNConfig | ESCNConfig, pydantic.Field(discriminator="name")
+]

@@ -35,11 +35,21 @@ class EdgeFrame(NamedTuple):
         return len(self.wigner) - 1
 
     def up_to(self, mmax: int) -> EdgeFrame:
+        """Its rows |m| <= mmax."""
+        return EdgeFrame(tuple(_middle_rows(rows, mmax) for rows in self.wigner))
+
+    def up_to(self, mmax: int) -> EdgeFrame:
         """The rows |m| <= mmax only."""
         middles = [w.shape[2] // 2 for w in self.wigner]
         return EdgeFrame(
             tuple(w[:, :, max(i - mmax, 0) : i + mmax + 1] for w, i in zip(self.wigner, middles, strict=True))
         )
+
+
+def _middle_rows(rows: jax.Array, mmax: int) -> jax.Array:
+    middle = rows.shape[2] // 2
+    reach = min(middle, mmax)
+    return rows[:, :, middle - reach : middle + reach + 1]
 
 
 def edge_frame(unit: jax.Array, lmax: int, mmax: int) -> EdgeFrame:
@@ -126,8 +136,7 @@ def _degrees(frame: EdgeFrame, parts: Parts, lmax: int, rescale: bool) -> list[t
         reach = min(l, mmax)
         minus = [by_degree[m][:, :, 1, l - m] for m in range(reach, 0, -1)]
         plus = [by_degree[m][:, :, 0, l - m] for m in range(reach + 1)]
-        middle = frame.wigner[l].shape[2] // 2
-        back = frame.wigner[l][:, :, middle - reach : middle + reach + 1]
+        back = _middle_rows(frame.wigner[l], reach)
         if rescale and l > mmax:
             back = back * math.sqrt((2 * l + 1) / (2 * mmax + 1))
         degrees.append((back, jnp.stack(minus + plus, axis=2)))

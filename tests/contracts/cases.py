@@ -9,7 +9,10 @@ import dataclasses
 from typing import Any
 
 from equijax.graph.padding import Capacity
-from equijax.models import MACEConfig, ModelStatistics
+from equijax.models import EquiformerV2Config, ESCNConfig, MACEConfig, ModelStatistics, TDNConfig
+from equijax.models.equiformer_v2 import Bessel
+from equijax.nn.graph_attention import Attention
+from equijax.ops import CP
 
 ELEMENTS = (1, 6, 8)
 ATOMIC_ENERGIES = {1: -13.587222780835477, 6: -1029.4889999855063, 8: -2041.9816003861047}
@@ -33,6 +36,36 @@ CASES = {
         MACEConfig(cutoff=CUTOFF, hidden_irreps="4x0e+4x1o", lmax=2, num_bessel=4, radial_mlp=(8, 8), readout_mlp=4),
         "4x0e+4x1o+4x0e",
     ),
+    "equiformer_v2": Case(
+        EquiformerV2Config(
+            cutoff=CUTOFF,
+            channels=4,
+            lmax=2,
+            num_layers=2,
+            attention=Attention(heads=2, hidden_channels=4, alpha_channels=4, value_channels=2),
+            feed_forward_channels=4,
+            edge_channels=4,
+            radial_basis=Bessel(count=4),
+        ),
+        "4x0e+4x1o+4x2e+4x0e",
+    ),
+    "tdn": Case(
+        TDNConfig(cutoff=CUTOFF, channels=4, num_layers=2, num_heads=2, num_gaussians=6, radial_mlp=(8, 8)),
+        "4x0e+4x1o+4x2e+4x0e",
+        weight_scale=0.75,
+    ),
+    "escn": Case(
+        ESCNConfig(
+            cutoff=CUTOFF,
+            lmax=2,
+            channels=4,
+            edge_channels=4,
+            num_gaussians=6,
+            edge_product={"name": "so2_linear", "mmax": 1, "hidden_channels": 6},
+        ),
+        "4x0e+4x1o+4x2e+4x0e",
+        weight_scale=0.8,
+    ),
 }
 
 # Slow: everything that a row can do at once. Run by `-m slow`.
@@ -51,6 +84,34 @@ WIDE_CASES = {
         ),
         "4x0e+4x1o+4x2e+4x0e",
         weight_scale=1.05,
+    ),
+    "tdn": Case(
+        TDNConfig(
+            cutoff=CUTOFF,
+            channels=6,
+            num_layers=3,
+            num_heads=3,
+            num_gaussians=6,
+            radial_mlp=(8,),
+            edge_product=CP(rank="exact"),
+        ),
+        "6x0e+6x1o+6x2e+6x0e+6x1o+6x2e+6x0e",
+        weight_scale=0.75,
+    ),
+    "escn": Case(
+        ESCNConfig(
+            cutoff=CUTOFF,
+            lmax=3,
+            num_layers=3,
+            channels=4,
+            edge_channels=4,
+            num_gaussians=6,
+            edge_product={"name": "so2_linear", "mmax": 2, "hidden_channels": 6},
+            activation={"name": "exact_grid"},
+            norm={"name": "layer_norm_sh"},
+        ),
+        "4x0e+4x1o+4x2e+4x3o+4x0e",
+        weight_scale=0.7,
     ),
 }
 
