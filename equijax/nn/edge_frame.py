@@ -38,13 +38,6 @@ class EdgeFrame(NamedTuple):
         """Its rows |m| <= mmax."""
         return EdgeFrame(tuple(_middle_rows(rows, mmax) for rows in self.wigner))
 
-    def up_to(self, mmax: int) -> EdgeFrame:
-        """The rows |m| <= mmax only."""
-        middles = [w.shape[2] // 2 for w in self.wigner]
-        return EdgeFrame(
-            tuple(w[:, :, max(i - mmax, 0) : i + mmax + 1] for w, i in zip(self.wigner, middles, strict=True))
-        )
-
 
 def _middle_rows(rows: jax.Array, mmax: int) -> jax.Array:
     middle = rows.shape[2] // 2
