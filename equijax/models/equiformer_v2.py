@@ -98,6 +98,8 @@ class EquiformerV2Config(StrictModel):
     """gradient: minus the derivative of the energy; direct: from a head of their own, as published."""
     envelope: Literal["polynomial", "none"] = "polynomial"
     """polynomial: attention and edge embedding vanish smoothly at the cutoff; none: they jump there, as published."""
+    max_neighbors: Count | None = None
+    """Only so many of the nearest neighbours of an atom count, all of the last shell; published: 20. none: all."""
     polynomial_cutoff_power: Annotated[int, pydantic.Field(ge=3, le=64)] = 5
     """p of the polynomial envelope; energies are C² at the cutoff for every p."""
     isolated_atoms: Literal["exact", "learned"] = "exact"
@@ -134,6 +136,11 @@ class EquiformerV2Config(StrictModel):
                 "envelope is none, so energies jump where a neighbour crosses the cutoff and have no gradient there; "
                 "expected envelope: polynomial, or forces: direct"
             )
+        if self.forces == "gradient" and self.max_neighbors is not None:
+            raise ValueError(
+                "max_neighbors makes energies jump where two neighbours change places, so they have no gradient there; "
+                "expected none, or forces: direct"
+            )
         return self
 
     def _resolutions(self) -> dict[str, int]:
@@ -166,6 +173,8 @@ class EquiformerV2Config(StrictModel):
             found.append("parity any is equivariant under rotations only, not under inversion")
         if self.envelope == "none":
             found.append("envelope none: energies and forces jump where a neighbour crosses the cutoff")
+        if self.max_neighbors is not None:
+            found.append(f"max_neighbors {self.max_neighbors}: energies and forces jump where neighbours change places")
         if self.structure_shift:
             found.append(
                 f"structure_shift adds {self.structure_shift:g} eV to every structure: energies are not size-extensive"
@@ -344,4 +353,9 @@ class EquiformerV2(nn.Module):
         if config.envelope == "polynomial":
             weight = polynomial_cutoff(lengths, config.cutoff, config.polynomial_cutoff_power)
         # A list may hold edges beyond the cutoff.
-        return Edges(graph, frame, basis, jnp.where(graph.neighbor_mask & (lengths < config.cutoff), weight, 0.0))
+        counts = graph.neighbor_mask & (lengths < config.cutoff)
+        if config.max_neighbors is not None and config.max_neighbors < graph.num_neighbors:
+            ordered = jnp.sort(jnp.where(counts, lengths, jnp.inf), axis=1)
+            # fairchem's tolerance of a shell.
+            counts = counts & (lengths < ordered[:, config.max_neighbors - 1, None] + 0.01)
+        return Edges(graph, frame, basis, jnp.where(counts, weight, 0.0))

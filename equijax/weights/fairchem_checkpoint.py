@@ -1,0 +1,165 @@
+"""Checkpoints of fairchem 1.x as plain arrays: read without its code, and with every entry accounted for.
+
+A checkpoint is a torch file of tensors and plain values; torch reads it with `weights_only`, so nothing is executed. An
+`.npz` export has the state dict under `state/<key>` and the rest as JSON text under `config`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from equijax.errors import EquijaxError, did_you_mean, located
+
+FORMAT = "fairchem export"
+FORMAT_VERSION = 1
+
+CONSTANTS = (
+    (r"(.*\.)?SO3_grid\..*", "grids of all degrees"),
+    (r"(.*\.)?SO3_rotation\..*", "index tables of rotations"),
+    (r"(.*\.)?mappingReduced\..*", "index tables of the order m"),
+    (r"(.*\.)?expand_index", "index tables of the degree"),
+    (r"(.*\.)?balance_degree_weight", "weights of the degrees in a norm"),
+    (r"(.*\.)?distance_expansion\.offset", "centres of the Gaussians"),
+)
+"""Buffers that follow from the config, by the name that ends their key; those that a test can hold are compared."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FairchemExport:
+    """`model`: the model's part of the config; `normalizers` of targets: mean and rmsd, eV or eV/Å; `element_energies`
+    by atomic number, eV; `state`: the state dict without the prefix `module.`, averaged weights where there are any."""
+
+    model: Mapping[str, Any]
+    normalizers: Mapping[str, Mapping[str, float]]
+    state: Mapping[str, np.ndarray]
+    element_energies: np.ndarray | None = None
+
+
+class FairchemState:
+    """A state dict that counts what is taken out of it."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
+        self._left = dict(arrays)
+        self.unused: dict[str, str] = {}  # parameters that reach no result, and why
+
+    def take(self, key: str, *shape: int) -> np.ndarray:
+        """The array under `key`, once; it must have this shape."""
+        if key not in self._left:
+            raise EquijaxError(f"state dict: {key} is missing; {did_you_mean(key, self._left)}")
+        array = np.asarray(self._left.pop(key))
+        if array.shape != shape:
+            raise EquijaxError(f"state dict: {key} has shape {array.shape}; expected {shape}")
+        if not np.isfinite(array).all():
+            raise EquijaxError(f"state dict: {key} is not finite")
+        return array
+
+    def leave_out(self, key: str, reason: str, *shape: int) -> None:
+        """Take a parameter that reaches no result."""
+        self.take(key, *shape)
+        self.unused[key] = reason
+
+    def constant(self, key: str, ours: np.ndarray) -> None:
+        """Compare a stored constant with ours, if it is there."""
+        if key not in self._left:
+            return
+        theirs = np.asarray(self._left.pop(key), np.float64)
+        if theirs.shape != ours.shape or not np.allclose(theirs, ours, rtol=1e-5, atol=1e-6 * np.abs(ours).max()):
+            raise EquijaxError(f"state dict: {key} is not the constant that its config stands for; not supported")
+
+    def finish(self) -> None:
+        """Drop the constants; raise when anything else is left."""
+        left = sorted(key for key in self._left if not _is_constant(key))
+        if left:
+            names = ", ".join(left[:6]) + (" ..." if len(left) > 6 else "")
+            raise EquijaxError(f"state dict: {len(left)} entries have no place in our model: {names}")
+
+
+def _is_constant(key: str) -> bool:
+    return any(re.fullmatch(pattern, key) for pattern, _ in CONSTANTS)
+
+
+def read_fairchem(path: str | Path) -> FairchemExport:
+    """A checkpoint `.pt` of fairchem (needs torch, extra `interop`), or an `.npz` export."""
+    path = Path(path)
+    if not path.is_file():
+        raise located("there is no such file", file=path)
+    return _read_npz(path) if path.suffix == ".npz" else _from_checkpoint(_read_torch(path), path)
+
+
+def _read_npz(path: Path) -> FairchemExport:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            config = json.loads(str(archive["config"]))
+            state = {k.removeprefix("state/"): archive[k] for k in archive.files if k.startswith("state/")}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise located(f"cannot be read ({error})", file=path, expected="an .npz export of fairchem") from error
+    if config.get("format") != FORMAT or config.get("format_version") != FORMAT_VERSION:
+        raise located(
+            f"format is {config.get('format')!r} version {config.get('format_version')!r}",
+            file=path,
+            expected=f"{FORMAT!r} version {FORMAT_VERSION}",
+        )
+    return FairchemExport(config["model"], config["normalizers"], _without_module(state))
+
+
+def _read_torch(path: Path) -> Mapping[str, Any]:
+    try:
+        import torch
+    except ImportError as error:
+        raise EquijaxError(f"reading a checkpoint needs torch ({error}); pip install 'equijax[interop]'") from error
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise located(
+            f"torch cannot read it as tensors and plain values ({type(error).__name__}: {error})",
+            file=path,
+            expected="a checkpoint that fairchem 1.x saved",
+        ) from error
+    if not isinstance(checkpoint, Mapping) or "state_dict" not in checkpoint or "config" not in checkpoint:
+        raise located("is not a checkpoint of fairchem", file=path, expected="entries state_dict and config")
+    return checkpoint
+
+
+def _from_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> FairchemExport:
+    config = checkpoint["config"]
+    model = config.get("model")
+    if isinstance(model, str):
+        model = {**config.get("model_attributes", {}), "name": model}
+    if not isinstance(model, Mapping):
+        raise located("config has no model", file=path, key="config", expected="a checkpoint that fairchem 1.x saved")
+    state = _without_module({key: value.cpu().numpy() for key, value in checkpoint["state_dict"].items()})
+    average = checkpoint.get("ema")
+    if average:
+        state = with_averages(state, [tensor.cpu().numpy() for tensor in average["shadow_params"]])
+    names = {"target": "energy", "grad_target": "forces"}
+    normalizers = {
+        names.get(key, key): {"mean": float(entry["mean"]), "rmsd": float(entry.get("rmsd", entry.get("std")))}
+        for key, entry in checkpoint.get("normalizers", {}).items()
+    }
+    references = checkpoint.get("elementrefs", {}).get("energy")
+    energies = None if references is None else np.asarray(references["element_references"], np.float64)
+    return FairchemExport(model, normalizers, state, energies)
+
+
+def _without_module(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Keys without the prefixes that parallel training adds."""
+    return {re.sub(r"^(module\.)+", "", key): value for key, value in state.items()}
+
+
+def with_averages(state: Mapping[str, np.ndarray], averages: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """The state dict with the moving averages, which have no names, in the places of its parameters in order."""
+    names = [key for key in state if not _is_constant(key) and not key.endswith("energy_lin_ref")]
+    shapes = [state[key].shape for key in names]
+    if shapes != [average.shape for average in averages]:
+        raise EquijaxError(
+            f"ema: {len(averages)} averaged arrays do not match the {len(names)} parameters; expected the same shapes"
+        )
+    return {**state, **dict(zip(names, averages, strict=True))}
