@@ -8,7 +8,7 @@ from typing import Any
 from equijax.errors import EquijaxWarning
 from equijax.ops import TENSOR_PRODUCTS, ClebschGordan
 from equijax.ops.power_tree import power_tree
-from equijax.ops.tensor_product import EdgeProduct, PowerProduct
+from equijax.ops.tensor_product import AbstractEdgeConvolution, EdgeProduct, PowerProduct
 
 _FAMILIES: dict[type, str] = {
     EdgeProduct: "a product of features with an edge",
@@ -27,15 +27,20 @@ def product_by_name(value: Any, family: type) -> Any:
     return value
 
 
+def bind_quietly(edge_product: EdgeProduct, degrees: tuple[int, int, int]) -> AbstractEdgeConvolution:
+    """The product for degrees (features, harmonics, results), without a warning: `missing_couplings` says it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EquijaxWarning)
+        return edge_product.bind_edges(*degrees)
+
+
 def missing_couplings(
     edge_product: EdgeProduct, power_product: PowerProduct, degrees: tuple[int, int, int], correlation: int
 ) -> tuple[str, ...]:
     """What the products of a model express less than Clebsch-Gordan, for degrees (features, harmonics, results)."""
     lmax_in, lmax_edge, lmax_out = degrees
     missing = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", EquijaxWarning)  # what it would say is in the result
-        bound = edge_product.bind_edges(lmax_in, lmax_edge, lmax_out)
+    bound = bind_quietly(edge_product, degrees)
     full = ClebschGordan().bind_edges(lmax_in, lmax_edge, lmax_out)
     # Products with a weight per coupling reach all of them; the others are measured.
     if bound.path_count < full.path_count and (found := bound.expressivity()) < full.path_count:

@@ -1,0 +1,326 @@
+"""TDN: attention over products that are sums of rank-one terms (Tensor Decomposition Networks, arXiv:2507.01131).
+
+The layout is that of Equiformer (arXiv:2206.11990): embedding of the neighbourhood, blocks of attention and
+feed-forward network with normalisation before each, and a head for the energy. Linear maps share one matrix between all
+degrees, and a product has one radial weight per channel. Where this TDN differs from the published one (smooth cutoff,
+exact isolated atoms, forces by differentiation) docs/models/tdn.md says how to go back. Read from top to bottom:
+config, messages, attention, block, heads, model.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pydantic
+
+from equijax.config.base import StrictModel
+from equijax.errors import EquijaxError
+from equijax.graph.atom_graph import AtomGraph
+from equijax.graph.neighbor_gather import gather_senders
+from equijax.irreps.layout import to_mul_ir
+from equijax.irreps.spherical_harmonics import spherical_harmonics
+from equijax.models.contract import ModelStatistics, NodeOutputs
+from equijax.models.products import bind_quietly, missing_couplings, product_by_name
+from equijax.models.reference import relative_to_isolated
+from equijax.nn.convolution import over_receivers
+from equijax.nn.degree_layers import DegreeNorm, GatedLinear, SharedLinear, add_to_scalars
+from equijax.nn.dense import Dense
+from equijax.nn.graph_attention import smooth_leaky_relu, smooth_neighbor_softmax
+from equijax.nn.radial_profile import LearnableGaussians, RadialProfile
+from equijax.ops import CP, AnyEdgeProduct, ClebschGordan
+from equijax.ops.cutoff import polynomial_cutoff
+from equijax.ops.tensor_product import AbstractEdgeConvolution, EdgeGeometry, EdgeProduct
+
+
+class TDNConfig(StrictModel):
+    """Hyper-parameters of TDN. Defaults are a small, exactly equivariant model; published sizes are in experiments/."""
+
+    name: Literal["tdn"] = "tdn"
+    cutoff: Annotated[float, pydantic.Field(gt=0.0, le=100.0)] = 5.0
+    """Radius of the neighbourhood of one layer, Å."""
+    channels: Annotated[int, pydantic.Field(ge=1, le=4096)] = 64
+    """Features per component of every degree; a multiple of num_heads."""
+    lmax: Annotated[int, pydantic.Field(ge=1, le=6)] = 2
+    """Highest degree of features and spherical harmonics."""
+    num_layers: Annotated[int, pydantic.Field(ge=1, le=16)] = 3
+    """Blocks of attention and feed-forward network."""
+    num_heads: Annotated[int, pydantic.Field(ge=1, le=64)] = 4
+    """Attention weights per edge; each weighs its share of the channels."""
+    num_gaussians: Annotated[int, pydantic.Field(ge=1, le=4096)] = 64
+    """Learnable Gaussians of the distance."""
+    radial_mlp: tuple[Annotated[int, pydantic.Field(ge=1, le=8192)], ...] = (64, 64)
+    """Hidden widths of the networks that give the radial weights."""
+    polynomial_cutoff_power: Annotated[int, pydantic.Field(ge=3, le=64)] = 5
+    """p of the polynomial envelope of messages and attention; energies are C² at the cutoff for every p."""
+    norm_epsilon: Annotated[float, pydantic.Field(gt=0.0, le=1.0)] = 1e-2
+    """Added to the mean square of every degree where it is normalised. Small features with direction, as in symmetric
+    places, are magnified by up to 1/√ε, and with them the curvature of the energy. Published: 1e-5."""
+    forces: Literal["gradient", "direct"] = "gradient"
+    """gradient: minus the gradient of the energy; direct: from a head of their own, as published. Direct forces are
+    cheaper, do not conserve the energy, and give no stress and no Hessian."""
+    edge_product: AnyEdgeProduct = CP(weights="shared")
+    """Tensor product of the messages: a name, or a name with options. Published: cp with rank quadratic, parity any and
+    weights shared."""
+
+    @pydantic.field_validator("edge_product", mode="before")
+    @classmethod
+    def _edge_product_by_name(cls, value: object) -> object:
+        return product_by_name(value, EdgeProduct)
+
+    @pydantic.model_validator(mode="after")
+    def _sizes_make_sense(self) -> TDNConfig:
+        if self.channels % self.num_heads:
+            raise ValueError(f"channels: {self.channels} cannot be shared by {self.num_heads} heads; take a multiple")
+        try:
+            for layer in range(self.num_layers):
+                self.product(self.lmax_after(layer))
+        except EquijaxError as error:
+            raise ValueError(f"edge_product: {error}") from error
+        return self
+
+    def lmax_after(self, layer: int) -> int:
+        """Highest degree of the features that a layer makes: the energy is read from scalars, direct forces are not."""
+        return 0 if layer == self.num_layers - 1 and self.forces == "gradient" else self.lmax
+
+    def product(self, lmax_out: int) -> AbstractEdgeConvolution:
+        """The product of features with harmonics for results up to lmax_out."""
+        return bind_quietly(self.edge_product, (self.lmax, self.lmax, lmax_out))
+
+    def build(self, statistics: ModelStatistics) -> TDN:
+        return TDN(self, statistics)
+
+    @property
+    def is_conservative(self) -> bool:
+        return self.forces == "gradient"
+
+    @property
+    def is_o3(self) -> bool:
+        return self.product(self.lmax).is_o3
+
+    def limits(self) -> tuple[str, ...]:
+        """What the tensor product and direct forces give up; training and `equijax check` show it."""
+        missing = missing_couplings(self.edge_product, ClebschGordan(), (self.lmax,) * 3, 1)
+        if self.is_conservative:
+            return missing
+        return (
+            *missing,
+            "forces are predicted directly: they are not the gradient of the energy; no stress, no Hessian",
+        )
+
+
+class Edges(nn.Module):
+    """Attention and values of a block of receivers, summed over their neighbours.
+
+    Arrays of B receivers with K slots: `senders` [B, K, (L+1)², C], `receivers` [B, (L+1)², C], geometry, radial basis
+    [B, K, G] and `envelope` [B, K]. Returns [B, (lmax_out+1)², C].
+    """
+
+    config: TDNConfig
+    lmax_out: int
+
+    @nn.compact
+    def __call__(self, arrays: tuple[jax.Array, jax.Array, EdgeGeometry, jax.Array, jax.Array]) -> jax.Array:
+        senders, receivers, geometry, basis, envelope = arrays
+        heads, channels = self.config.num_heads, self.config.channels
+        first, second = self.config.product(self.config.lmax), self.config.product(self.lmax_out)
+        radial = RadialProfile(self.config.radial_mlp, first.path_count * channels, name="radial")(basis)
+        radial = radial.reshape(*basis.shape[:2], first.path_count, channels)
+        coupled = per_edge(first, senders + receivers[:, None], geometry, radial)
+
+        alpha = smooth_leaky_relu(Dense(channels, name="alpha")(coupled[:, :, 0]))
+        dot = self.param("alpha_dot", nn.initializers.glorot_uniform(), (heads, channels // heads), alpha.dtype)
+        logits = jnp.einsum("bkha,ha->bkh", alpha.reshape(*alpha.shape[:2], heads, -1), dot)
+        attention = jnp.repeat(smooth_neighbor_softmax(logits, envelope), channels // heads, axis=2)
+
+        # Nothing nonlinear follows the second product: attention joins its weights, and it sums over neighbours.
+        # Weights of results of low degree come first in every product.
+        weights = radial[:, :, : second.path_count] * attention[:, :, None]
+        values = GatedLinear(channels, name="value")(coupled)
+        return joined(second, second.messages(values, geometry, weights))
+
+
+def per_edge(product: AbstractEdgeConvolution, x: jax.Array, geometry: EdgeGeometry, weights: jax.Array) -> jax.Array:
+    """Messages [B, K, (lmax_out+1)², C] of every edge by itself, as the only neighbour of a receiver of its own."""
+    alone = jax.tree.map(lambda a: a.reshape(-1, 1, *a.shape[2:]), (x, geometry, weights))
+    rows = joined(product, product.messages(*alone))
+    return rows.reshape(*x.shape[:2], *rows.shape[1:])
+
+
+def joined(product: AbstractEdgeConvolution, messages: tuple[jax.Array, ...]) -> jax.Array:
+    """All degrees in one array [..., (lmax_out+1)², C]; separate results of one degree are added to unit variance."""
+    degrees = [
+        message if count == 1 else message.reshape(*message.shape[:2], count, -1).sum(2) * count**-0.5
+        for count, message in zip(product.block_counts, messages, strict=True)
+    ]
+    return jnp.concatenate(degrees, axis=1)
+
+
+class Attention(nn.Module):
+    """merge(x_j) + merge(x_i) through two products with the edge, weighted by attention; what `project` takes."""
+
+    config: TDNConfig
+    lmax_out: int
+    project_bias: bool = True
+
+    def setup(self) -> None:
+        channels = self.config.channels
+        self.merge_sender = SharedLinear(channels)
+        self.merge_receiver = SharedLinear(channels, use_bias=False)
+        self.edges = Edges(self.config, self.lmax_out)
+        self.projection = SharedLinear(channels, self.project_bias)
+
+    def __call__(
+        self, x: jax.Array, graph: AtomGraph, geometry: EdgeGeometry, basis: jax.Array, envelope: jax.Array
+    ) -> jax.Array:
+        senders = gather_senders(self.merge_sender(x), graph.neighbors, graph.neighbor_mask, graph.reverse)
+        arrays = (senders, self.merge_receiver(x), geometry, basis, envelope)
+        if self.is_initializing():
+            return self.edges(arrays)
+        # Blocks are mapped over and made again in the backward pass: a function of arrays, not a bound module.
+        variables, edges = self.edges.variables, self.edges.clone(parent=None)
+        return over_receivers(lambda block: edges.apply(variables, block), arrays, senders.size * x.dtype.itemsize)
+
+    def project(self, attended: jax.Array) -> jax.Array:
+        return self.projection(attended)
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + feed_forward(norm(x)); only degrees up to lmax_out go on."""
+
+    config: TDNConfig
+    lmax_out: int
+
+    def setup(self) -> None:
+        self.norm_1 = DegreeNorm(self.config.lmax, self.config.norm_epsilon)
+        self.attention = Attention(self.config, self.lmax_out)
+        self.norm_2 = DegreeNorm(self.lmax_out, self.config.norm_epsilon)
+        self.hidden = GatedLinear(self.config.channels)
+        self.output = SharedLinear(self.config.channels)
+
+    def __call__(
+        self, x: jax.Array, graph: AtomGraph, geometry: EdgeGeometry, basis: jax.Array, envelope: jax.Array
+    ) -> jax.Array:
+        return self.update(x, self.attention(self.norm_1(x), graph, geometry, basis, envelope))
+
+    def update(self, x: jax.Array, attended: jax.Array) -> jax.Array:
+        """Features after the block from those before and what the neighbours say, zero for atoms without any."""
+        x = x[:, : attended.shape[1]] + self.attention.project(attended)
+        return x + self.output(self.hidden(self.norm_2(x)))
+
+
+class DegreeEmbedding(nn.Module):
+    """What surrounds an atom: sum_j f(r) R(r) Y(r̂) / √(mean number of neighbours), through a linear map.
+
+    The product of TDN for features without direction, in which every coupling (0, l, l) is a multiple of Y_l.
+    """
+
+    config: TDNConfig
+    avg_num_neighbors: float
+
+    @nn.compact
+    def __call__(self, geometry: EdgeGeometry, basis: jax.Array, envelope: jax.Array) -> jax.Array:
+        channels = self.config.channels
+        ones = Dense(channels, name="ones")(jnp.ones((1, channels), basis.dtype))
+        radial = RadialProfile(self.config.radial_mlp, channels, name="radial")(basis) * envelope[..., None]
+        summed = jnp.einsum("nkm,nkc->nmc", geometry.harmonics, radial) * ones
+        projected = SharedLinear(channels, use_bias=False, name="project")(summed)
+        # The bias of the map belongs to each message, and leaves with it.
+        bias = self.param("bias", nn.initializers.zeros, (channels,), basis.dtype)
+        projected = add_to_scalars(projected, bias * jnp.sum(envelope, axis=1, keepdims=True))
+        return projected * self.avg_num_neighbors**-0.5
+
+
+class EnergyHead(nn.Module):
+    """Energy of an atom from its scalars: linear, silu, linear."""
+
+    config: TDNConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        hidden = jax.nn.silu(Dense(self.config.channels, name="hidden")(x[:, 0]))
+        return Dense(1, use_bias=False, name="output")(hidden)[:, 0]
+
+
+class ForceHead(nn.Module):
+    """Direct forces [N, 3]: one more attention, and a linear map of its vectors; zero without neighbours."""
+
+    config: TDNConfig
+
+    def setup(self) -> None:
+        self.attention = Attention(self.config, self.config.lmax, project_bias=False)
+        self.output = SharedLinear(1, use_bias=False)
+
+    def __call__(
+        self, x: jax.Array, graph: AtomGraph, geometry: EdgeGeometry, basis: jax.Array, envelope: jax.Array
+    ) -> jax.Array:
+        attended = self.attention(x, graph, geometry, basis, envelope)
+        return self.output(self.attention.project(attended[:, 1:4]))[..., 0]
+
+
+class SpeciesTable(nn.Module):
+    """Scalars of a species, one row of a [Z, C] matrix that starts from U(±1)."""
+
+    num_species: int
+    channels: int
+
+    @nn.compact
+    def __call__(self, dtype: jax.typing.DTypeLike) -> jax.Array:
+        shape = (self.num_species, self.channels)
+        return self.param("table", lambda key, *args: jax.random.uniform(key, *args, -1.0, 1.0), shape, dtype)
+
+
+class TDN(nn.Module):
+    """Graph to per-atom energies and features. See `equijax.models.contract`."""
+
+    config: TDNConfig
+    statistics: ModelStatistics
+
+    def setup(self) -> None:
+        config = self.config
+        self.gaussians = LearnableGaussians(config.num_gaussians, config.cutoff)
+        self.species_table = SpeciesTable(len(self.statistics.atomic_numbers), config.channels)
+        self.degree_embedding = DegreeEmbedding(config, self.statistics.avg_num_neighbors)
+        self.blocks = [Block(config, config.lmax_after(layer)) for layer in range(config.num_layers)]
+        self.norm = DegreeNorm(config.lmax_after(config.num_layers - 1), config.norm_epsilon)
+        self.energy_head = EnergyHead(config)
+        if config.forces == "direct":
+            self.force_head = ForceHead(config)
+
+    def __call__(self, graph: AtomGraph, vectors: jax.Array) -> NodeOutputs:
+        config = self.config
+        lengths = jnp.sqrt(jnp.sum(vectors**2, axis=-1))
+        unit = vectors / lengths[..., None]
+        geometry = EdgeGeometry(spherical_harmonics(unit, config.lmax), unit, lengths)
+        envelope = polynomial_cutoff(lengths, config.cutoff, config.polynomial_cutoff_power)
+        envelope = jnp.where(graph.neighbor_mask, envelope, 0.0)
+        edges = (graph, geometry, self.gaussians(lengths), envelope)
+
+        table = self.species_table(vectors.dtype)
+        x = add_to_scalars(self.degree_embedding(*edges[1:]), table[graph.species])
+        features = []
+        for layer, block in enumerate(self.blocks):
+            x = block(x, *edges)
+            features.append(to_mul_ir(x, config.lmax_after(layer)))
+        x = self.norm(x)
+        energies = relative_to_isolated(
+            self.energy_head(x), self._isolated_energies(table), envelope, graph.species, self.statistics
+        )
+        node_features = jnp.where(graph.node_mask[:, None], jnp.concatenate(features, axis=1), 0.0)
+        forces = None
+        if config.forces == "direct":
+            forces = self.statistics.scale * jnp.where(graph.node_mask[:, None], self.force_head(x, *edges), 0.0)
+        return NodeOutputs(jnp.where(graph.node_mask, energies, 0.0), node_features, forces)
+
+    def _isolated_energies(self, table: jax.Array) -> jax.Array:
+        """Energies of the species without neighbours, [Z]."""
+
+        def zeros(lmax: int) -> jax.Array:
+            return jnp.zeros((table.shape[0], (lmax + 1) ** 2, table.shape[1]), table.dtype)
+
+        x = add_to_scalars(zeros(self.config.lmax), table)
+        for layer, block in enumerate(self.blocks):
+            x = block.update(x, zeros(self.config.lmax_after(layer)))
+        return self.energy_head(self.norm(x))
