@@ -58,7 +58,9 @@ MODELS: dict[str, dict[str, Any]] = {
         "use_gate_act": True, "use_grid_mlp": False, "norm_type": "rms_norm_sh", "use_attn_renorm": False,
         "lmax_list": [2], "mmax_list": [1], "grid_resolution": None, "avg_degree": 4.5, "avg_num_nodes": 3.5,
     },
-    "s2": {"use_grid_mlp": False, "norm_type": "rms_norm_sh", "lmax_list": [2], "mmax_list": [2], "grid_resolution": 14},
+    "s2": {
+        "use_grid_mlp": False, "norm_type": "rms_norm_sh", "lmax_list": [2], "mmax_list": [2], "grid_resolution": 14,
+    },
 }  # fmt: skip
 NORMALIZERS = {"energy": {"mean": -0.75544506, "rmsd": 2.8873173}, "forces": {"mean": 0.0, "rmsd": 2.8873173}}
 

@@ -10,8 +10,10 @@ from typing import Any
 
 from equijax.graph.padding import Capacity
 from equijax.models import EquiformerV2Config, ESCNConfig, MACEConfig, ModelStatistics, TDNConfig
-from equijax.models.equiformer_v2 import Bessel
+from equijax.models.equiformer_v2 import Bessel, Gaussian
 from equijax.nn.graph_attention import Attention
+from equijax.nn.layer_norm import LayerNormSH
+from equijax.nn.separable_activation import ExactGrid
 from equijax.ops import CP
 
 ELEMENTS = (1, 6, 8)
@@ -50,9 +52,9 @@ CASES = {
         "4x0e+4x1o+4x2e+4x0e",
     ),
     "tdn": Case(
-        TDNConfig(cutoff=CUTOFF, channels=4, num_layers=2, num_heads=2, num_gaussians=6, radial_mlp=(8, 8)),
+        TDNConfig(cutoff=CUTOFF, channels=4, num_layers=2, num_heads=2, num_gaussians=6, radial_mlp=(8,)),
         "4x0e+4x1o+4x2e+4x0e",
-        weight_scale=0.75,
+        weight_scale=0.85,
     ),
     "escn": Case(
         ESCNConfig(
@@ -84,6 +86,30 @@ WIDE_CASES = {
         ),
         "4x0e+4x1o+4x2e+4x0e",
         weight_scale=1.05,
+    ),
+    "equiformer_v2": Case(
+        EquiformerV2Config(
+            cutoff=CUTOFF,
+            channels=4,
+            lmax=3,
+            mmax=1,
+            num_layers=3,
+            attention=Attention(
+                heads=2,
+                hidden_channels=3,
+                alpha_channels=4,
+                value_channels=2,
+                renormalize=False,
+                activation=ExactGrid(),
+            ),
+            feed_forward="gate",
+            feed_forward_channels=4,
+            norm=LayerNormSH(epsilon=0.1),
+            edge_channels=4,
+            radial_basis=Gaussian(count=6),
+        ),
+        "4x0e+4x1o+4x2e+4x3o+4x0e",
+        weight_scale=0.8,
     ),
     "tdn": Case(
         TDNConfig(

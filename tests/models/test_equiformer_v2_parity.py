@@ -5,7 +5,6 @@ scripts/make_equiformer_v2_fixtures.py made the files.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from pathlib import Path
 
@@ -16,12 +15,9 @@ import pytest
 from equijax.graph.atom_graph import edge_vectors
 from equijax.graph.batching import batch, structure_graph
 from equijax.graph.padding import Capacity
-from equijax.irreps.wigner_d import alignment
-from equijax.models import EquiformerV2Config, ModelStatistics
-from equijax.potential.potential import parameter_shapes
 from equijax.precision import precision
 from equijax.structure import Structure
-from equijax.weights.fairchem_checkpoint import FairchemState, read_fairchem, with_averages
+from equijax.weights.fairchem_checkpoint import read_fairchem
 from equijax.weights.fairchem_equiformer_v2 import to_potential
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "equiformer_v2"
