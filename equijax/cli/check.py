@@ -25,14 +25,11 @@ def check(
 
 
 def _check_experiment(path: Path, overrides: list[str], json_file: Path | None) -> None:
-    from equijax.datasets.audit import audit
     from equijax.experiment import load_experiment
+    from equijax.train.preview import preview
 
-    experiment = load_experiment(path, overrides)
-    result = audit(experiment)
+    result = preview(load_experiment(path, overrides))
     typer.echo(result.text())
-    for limit in experiment.model.limits():
-        typer.echo(f"model: {limit}")
     _write_json(result.to_dict(), json_file)
 
 

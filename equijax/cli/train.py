@@ -41,6 +41,8 @@ def train(
         raise located("--resume and --overwrite exclude each other", file="equijax train")
     experiment = load_experiment(config, set_ or ())
     directory = output or Path("runs") / config.stem
+    if experiment.fine_tuning is not None and overwrite:
+        refuse_to_remove(experiment.fine_tuning.model, directory)
     prepare_output(directory, resume=resume, overwrite=overwrite)
     if tune_allocator:
         from equijax.allocator import tune_cpu_allocator
@@ -51,6 +53,17 @@ def train(
     from equijax.train.loop import train as run
 
     run(experiment, directory, resume=resume, quiet=quiet, allow_changed_data=allow_changed_data)
+
+
+def refuse_to_remove(model: Path, directory: Path) -> None:
+    """A run cannot replace the run whose model it starts from."""
+    if directory.resolve() in model.resolve().parents:
+        raise located(
+            "lies in the output directory, which --overwrite would remove first",
+            file=model,
+            key="fine_tuning.model",
+            fix="choose another --output",
+        )
 
 
 def prepare_output(directory: Path, *, resume: bool = False, overwrite: bool = False) -> None:

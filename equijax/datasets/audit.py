@@ -97,14 +97,15 @@ class Audit:
         return "\n".join(lines)
 
 
-def audit(config: Any) -> Audit:
+def audit(config: Any, start: e0.StartModel | None = None) -> Audit:
     """Audit the data of an experiment: an object with `dataset`, `model.cutoff`, `training.batch` and `seed`.
 
-    Raises EquijaxError for what would stop the training; everything else becomes a line of the audit.
+    `start` is the model that training starts from. Raises EquijaxError for what would stop the training; everything
+    else becomes a line of the audit.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", EquijaxWarning)
-        dataset = load_dataset(config.dataset, seed=config.seed)
+        dataset = load_dataset(config.dataset, seed=config.seed, start=start)
     found = [str(warning.message) for warning in caught if issubclass(warning.category, EquijaxWarning)]
     for warning in caught:
         if not issubclass(warning.category, EquijaxWarning):

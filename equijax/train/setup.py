@@ -59,14 +59,15 @@ class TrainingTask:
         return frames if self.replay is None else frames[: len(frames) - len(self.replay.frames)]
 
 
-def build_task(experiment: Any, skipped_csv: Path | None = None) -> TrainingTask:
+def build_task(experiment: Any, skipped_csv: Path | None = None, start: StartingPoint | None = None) -> TrainingTask:
     """Read the data of an ExperimentConfig, check that it can train the model, and build all graphs.
 
-    Frames that the configuration allows to leave out are listed in `skipped_csv`.
+    Frames that the configuration allows to leave out are listed in `skipped_csv`. `start` is its starting point when
+    that has been read already.
     """
     from equijax.datasets import load_dataset
 
-    start = starting_point(experiment)
+    start = start or starting_point(experiment)
     energies = None if start is None else start.energies
     dataset = load_dataset(experiment.dataset, seed=experiment.seed, skipped_csv=skipped_csv, start=energies)
     old = None

@@ -1,0 +1,87 @@
+"""What `equijax check` says about a training run beyond its data: where it starts, what it replays and freezes."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from typing import Any
+
+from equijax.datasets.audit import Audit, audit
+from equijax.errors import EquijaxWarning
+from equijax.models.contract import ModelStatistics
+from equijax.potential.potential import parameter_shapes
+from equijax.train.fine_tuning import StartingPoint, starting_point
+from equijax.train.optimizer import build_optimizer
+from equijax.train.parameter_groups import describe_groups, learning_rate_factors, trained_and_frozen
+from equijax.train.setup import TrainingTask, build_task, provenance
+
+
+@dataclasses.dataclass(frozen=True)
+class Preview:
+    """`data` and the replayed `old_data` as audited; `notes` are lines about the training; the start, if any."""
+
+    data: Audit
+    old_data: Audit | None
+    notes: list[str]
+    started_from: dict[str, Any] | None
+
+    def text(self) -> str:
+        lines = [self.data.text()]
+        if self.old_data is not None:
+            lines += ["replay:", *("  " + line for line in self.old_data.text().split("\n"))]
+        return "\n".join([*lines, *self.notes])
+
+    def to_dict(self) -> dict[str, Any]:
+        report = self.data.to_dict() | {"training": self.notes}
+        if self.old_data is not None:
+            report["replay"] = self.old_data.to_dict()
+        if self.started_from is not None:
+            report["started_from"] = self.started_from
+        return report
+
+
+def preview(experiment: Any) -> Preview:
+    """Audit an experiment. Raises EquijaxError for whatever would stop its training before the first step."""
+    start = starting_point(experiment)
+    energies = None if start is None else start.energies
+    data = audit(experiment, energies)
+    old_data = None
+    task = None
+    notes: list[str] = []
+    if start is not None:
+        if experiment.fine_tuning.replay is not None:
+            old = experiment.model_copy(update={"dataset": experiment.fine_tuning.replay.dataset})
+            # Its batches are those of the new frames, which hold the old ones as well.
+            old_data = dataclasses.replace(audit(old, energies), plans=[])
+        known = {*data.warnings, *(old_data.warnings if old_data is not None else ())}
+        task, doubts = _task(experiment, start)
+        notes += [*start.describe(), *start.energy_table(task.atomic_energies)]
+        notes += [f"WARNING {doubt}" for doubt in doubts if doubt not in known]
+        if task.replay is not None:
+            batches, shapes = len(task.train.plan(0)), len(task.train.capacities)
+            notes += [task.replay.describe(), f"with replay: {batches} batches per epoch, {shapes} compilations"]
+    notes += _groups(experiment, start, data)
+    if task is None:
+        notes += [f"model: {limit}" for limit in experiment.model.limits()]
+    return Preview(data, old_data, notes, None if task is None or start is None else provenance(start, task.replay))
+
+
+def _task(experiment: Any, start: StartingPoint) -> tuple[TrainingTask, list[str]]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        task = build_task(experiment, start=start)
+    return task, [str(w.message) for w in caught if issubclass(w.category, EquijaxWarning)]
+
+
+def _groups(experiment: Any, start: StartingPoint | None, data: Audit) -> list[str]:
+    from ase.data import atomic_numbers
+
+    training = experiment.training
+    if not training.frozen_parameters and not training.learning_rate_groups:
+        return []
+    elements = tuple(sorted(atomic_numbers[symbol] for symbol in data.atomic_energies))
+    statistics = ModelStatistics(elements, avg_num_neighbors=1.0) if start is None else start.potential.statistics
+    shapes = parameter_shapes(experiment.model.build(statistics))
+    factors = learning_rate_factors(training, shapes)
+    build_optimizer(training.optimizer, trained_and_frozen(shapes, factors)[0], factors)
+    return describe_groups(training, shapes)
