@@ -105,9 +105,13 @@ class ClebschGordanConvolution(AbstractEdgeConvolution):
             for index in self.paths_to(l_out):
                 l1, l2, l3 = self.paths[index]
                 coupling = scaled_coupling(l1, l2, l3).astype(x.dtype)
+                w = per_degree[l1] * per_weight[index]
+                if l2 == 0:  # ±1 on the diagonal: a weighted sum, not a matrix product that is mostly zeros
+                    scale = coupling[0, 0, 0] * geometry.harmonics[:, :, :1, None]
+                    per_path.append(jnp.sum(scale * w, axis=1))
+                    continue
                 # [B, K, 2l2+1] x [2l1+1, 2l2+1, 2l3+1] -> [B, 2l3+1, K (2l1+1)]
                 m = jnp.einsum("nkj,ijm->nmki", geometry.harmonics[:, :, degree_slice(l2)], coupling)
-                w = per_degree[l1] * per_weight[index]
                 per_path.append(
                     jnp.einsum(
                         "nmq,nqc->nmc",
