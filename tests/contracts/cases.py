@@ -66,7 +66,7 @@ CASES = {
             edge_product={"name": "so2_linear", "mmax": 1, "hidden_channels": 6},
         ),
         "4x0e+4x1o+4x2e+4x0e",
-        weight_scale=0.8,
+        weight_scale=0.6,
     ),
 }
 
@@ -116,13 +116,14 @@ WIDE_CASES = {
             cutoff=CUTOFF,
             channels=6,
             num_layers=3,
-            num_heads=3,
+            num_heads=2,
             num_gaussians=6,
             radial_mlp=(8,),
+            polynomial_cutoff_power=3,
             edge_product=CP(rank="exact"),
         ),
         "6x0e+6x1o+6x2e+6x0e+6x1o+6x2e+6x0e",
-        weight_scale=0.75,
+        weight_scale=0.72,
     ),
     "escn": Case(
         ESCNConfig(
@@ -137,7 +138,7 @@ WIDE_CASES = {
             norm={"name": "layer_norm_sh"},
         ),
         "4x0e+4x1o+4x2e+4x3o+4x0e",
-        weight_scale=0.7,
+        weight_scale=0.6,
     ),
 }
 
