@@ -25,7 +25,7 @@ import numpy as np
 from equijax.config.base import StrictModel
 from equijax.irreps.layout import degree_slice
 from equijax.irreps.wigner_3j import wigner_3j
-from equijax.ops.symmetric_powers import TreeSymmetricPowers
+from equijax.ops.symmetric_powers import PowerBasis, TreeSymmetricPowers
 from equijax.ops.tensor_product import (
     AbstractEdgeConvolution,
     AbstractNodeProduct,
@@ -206,6 +206,10 @@ class ClebschGordan(StrictModel, EdgeProduct, NodeProduct, PowerProduct):
     parity: Parity = "natural"
     """natural: couplings of natural parity, equivariant under inversion; any: also odd l1 + l2 + l3, rotations only."""
 
+    power_basis: PowerBasis = "full"
+    """Weights of the symmetric contraction. full: MACE's, 23 cubic ones per channel for scalars at lmax 3, redundant;
+    symmetric: one per independent polynomial, 8, orthonormal as symmetric tensors; the same functions."""
+
     def bind_edges(self, lmax_in: int, lmax_edge: int, lmax_out: int) -> AbstractEdgeConvolution:
         return ClebschGordanConvolution(lmax_in, lmax_edge, lmax_out, self.parity)
 
@@ -213,4 +217,4 @@ class ClebschGordan(StrictModel, EdgeProduct, NodeProduct, PowerProduct):
         return ClebschGordanNodes(lmax_1, lmax_2, lmax_out, self.parity)
 
     def bind_powers(self, lmax_in: int, lmax_out: int, correlation: int) -> AbstractSymmetricPowers:
-        return TreeSymmetricPowers(lmax_in, lmax_out, correlation)
+        return TreeSymmetricPowers(lmax_in, lmax_out, correlation, self.power_basis)

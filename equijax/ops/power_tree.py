@@ -9,13 +9,14 @@ polynomials, and one small constant matrix takes MACE's weights there: exact, be
 from __future__ import annotations
 
 import functools
+import math
 from typing import NamedTuple
 
 import numpy as np
 
 from equijax.irreps.layout import degree_slice
 from equijax.irreps.wigner_3j import wigner_3j
-from equijax.ops.mace_basis import couple, mace_polynomials
+from equijax.ops.mace_basis import couple, mace_polynomials, monomials
 
 
 class Pair(NamedTuple):
@@ -66,10 +67,11 @@ def pair_terms(pair: Pair) -> tuple[tuple[tuple[int, int, float], ...], ...]:
 
 
 class Tree(NamedTuple):
-    """The independent polynomials of one order and degree, and how MACE's weights map to them."""
+    """The independent polynomials of one order and degree, and how the weights of both bases map to them."""
 
     nodes: tuple  # Pair for order two, Triple for order three
     projection: np.ndarray  # [MACE weights, nodes]
+    symmetric: np.ndarray  # [nodes, nodes]
 
 
 @functools.cache
@@ -104,8 +106,25 @@ def power_tree(lmax: int, l_out: int, order: int) -> Tree:
     if np.abs(projection @ np.stack(rows) - target).max() > 1e-10:
         raise ArithmeticError(f"the tree basis does not span order {order}, degree {l_out}, lmax {lmax}")
     projection[np.abs(projection) < 1e-14] = 0.0
-    projection.setflags(write=False)
-    return Tree(tuple(chosen), projection)
+    symmetric = _orthonormal(np.stack(rows), lmax, l_out, order)
+    for matrix in (projection, symmetric):
+        matrix.setflags(write=False)
+    return Tree(tuple(chosen), projection, symmetric)
+
+
+def _orthonormal(rows: np.ndarray, lmax: int, l_out: int, order: int) -> np.ndarray:
+    """[nodes, nodes]: combinations of the tree polynomials that are orthogonal as symmetric tensors, each of squared
+    norm 2 l_out + 1 like MACE's, by Gram and Schmidt from the first node on.
+
+    A monomial that stands for n products of components has n equal tensor elements, its coefficient over n each.
+    """
+    products = [
+        math.factorial(order) // math.prod(math.factorial(m.count(row)) for row in set(m))
+        for m in monomials((lmax + 1) ** 2, order)
+    ]
+    tensors = rows.reshape(len(rows), 2 * l_out + 1, -1) / np.sqrt(products)
+    gram = np.einsum("smp,tmp->st", tensors, tensors) / (2 * l_out + 1)
+    return np.linalg.inv(np.linalg.cholesky(gram))
 
 
 def _monomial_count(lmax: int, order: int) -> int:

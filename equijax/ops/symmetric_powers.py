@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterator
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +13,10 @@ import numpy as np
 
 from equijax.irreps.layout import degree_slice
 from equijax.irreps.wigner_3j import wigner_3j
-from equijax.ops.mace_basis import mace_polynomials
 from equijax.ops.power_tree import Pair, pair_terms, power_tree
 from equijax.ops.tensor_product import AbstractSymmetricPowers
+
+PowerBasis = Literal["full", "symmetric"]
 
 
 def _rows(x: jax.Array) -> list[jax.Array]:
@@ -31,10 +33,16 @@ def _weighted_sum(terms: list[tuple[float, jax.Array]]) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class TreeSymmetricPowers(AbstractSymmetricPowers):
-    """Orders one to three, weights in MACE's full basis."""
+    """Orders one to three, evaluated as a tree of independent polynomials whatever the basis of the weights."""
+
+    basis: PowerBasis = "full"
 
     def weight_count(self, l_out: int, order: int) -> int:
-        return mace_polynomials(self.lmax_in, l_out, order).shape[0]
+        return 1 if order == 1 else self._to_tree(l_out, order).shape[0]
+
+    def _to_tree(self, l_out: int, order: int) -> np.ndarray:
+        tree = power_tree(self.lmax_in, l_out, order)
+        return tree.projection if self.basis == "full" else tree.symmetric
 
     def contract(
         self, x: jax.Array, weights: dict[tuple[int, int], jax.Array], species_one_hot: jax.Array
@@ -42,7 +50,7 @@ class TreeSymmetricPowers(AbstractSymmetricPowers):
         selected = []
         for (l_out, order), w in sorted(weights.items()):
             if order > 1:
-                w = jnp.einsum("zec,et->ztc", w, power_tree(self.lmax_in, l_out, order).projection.astype(x.dtype))
+                w = jnp.einsum("zec,et->ztc", w, self._to_tree(l_out, order).astype(x.dtype))
             selected.append((species_one_hot @ w.reshape(w.shape[0], -1)).reshape(x.shape[0], -1, x.shape[-1]))
         return self._unrolled(x, [_rows(w) for w in selected])
 

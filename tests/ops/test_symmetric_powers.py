@@ -12,6 +12,7 @@ import pytest
 from equijax.irreps.wigner_3j import wigner_3j
 from equijax.ops import ClebschGordan
 from equijax.ops.mace_basis import mace_polynomials, monomials
+from equijax.ops.power_tree import power_tree
 from equijax.precision import precision
 
 CHANNELS, SPECIES, NODES = 3, 2, 4
@@ -144,3 +145,61 @@ def test_polynomials_are_the_symmetric_part_of_u():
     # Items have norm √(2L+1) before symmetrisation.
     norms = np.sqrt((u_tensor(2, 1, 3) ** 2).reshape(21, -1).sum(axis=1))
     np.testing.assert_allclose(norms, 3**0.5, atol=1e-12)
+
+
+@pytest.mark.parametrize("l_out", [0, 1, 2])
+@pytest.mark.parametrize("order", [2, 3])
+def test_symmetric_basis_spans_what_e3nn_jax_finds(l_out, order):
+    """Equal projectors on the symmetric tensors of x ⊗ ... ⊗ x that transform like l_out (oracle 26)."""
+    import e3nn_jax as e3nn
+
+    lmax, dim = 2, 9
+    keep = e3nn.Irrep(l_out, (-1) ** l_out)
+    reduced = e3nn.reduced_symmetric_tensor_product_basis("0e+1o+2e", order, keep_ir=[keep])
+    reference = np.asarray(reduced.array, np.float64)  # [dim, ..., multiplicity (2l+1)]
+    tree = power_tree(lmax, l_out, order)
+    powers = ClebschGordan(power_basis="symmetric").bind_powers(lmax, l_out, order)
+    assert powers.weight_count(l_out, order) == len(tree.nodes) == reference.shape[-1] // (2 * l_out + 1)
+
+    x = np.random.default_rng(0).normal(size=(400, dim, 1))
+    columns = []
+    for index in range(len(tree.nodes)):
+        weights = {
+            (l, nu): np.zeros((1, powers.weight_count(l, nu), 1))
+            for l in range(l_out + 1)
+            for nu in range(1, order + 1)
+        }
+        weights[l_out, order][0, index] = 1.0
+        with precision("float64"):
+            result = np.asarray(powers.contract(x, weights, np.ones((len(x), 1))))
+        columns.append(result[:, l_out**2 :, 0])
+    ours = np.stack(columns, axis=-1).reshape(len(x), -1)
+    letters = "abc"[:order]
+    theirs = np.einsum(f"{letters}q," + ",".join(f"n{a}" for a in letters) + "->nq", reference, *[x[..., 0]] * order)
+    projector = lambda values: values @ np.linalg.pinv(values, rcond=1e-10)  # noqa: E731
+    # As functions of x, component m of one is a combination of components m of the other only: spans must agree.
+    assert np.abs(projector(ours) - projector(theirs)).max() < 1e-6
+
+
+@pytest.mark.parametrize(("l_out", "order"), [(0, 3), (1, 3), (2, 2)])
+def test_symmetric_basis_is_orthonormal(l_out, order):
+    tree = power_tree(2, l_out, order)
+    full = mace_polynomials(2, l_out, order)
+    polynomials = np.einsum("st,te,emp->smp", tree.symmetric, np.linalg.pinv(tree.projection), full)
+    counts = np.array([len(set(itertools.permutations(m))) for m in monomials(9, order)])
+    gram = np.einsum("smp,tmp->st", polynomials / counts, polynomials)
+    assert np.abs(gram / (2 * l_out + 1) - np.eye(len(gram))).max() < 1e-12
+
+
+def test_both_bases_make_the_same_functions():
+    full, x, weights, species = random_case(2, 1, 3)
+    symmetric = ClebschGordan(power_basis="symmetric").bind_powers(2, 1, 3)
+    mapped = dict(weights)
+    for (l, order), w in weights.items():
+        if order > 1:
+            tree = power_tree(2, l, order)
+            mapped[l, order] = np.einsum("zec,et,ts->zsc", w, tree.projection, np.linalg.inv(tree.symmetric))
+            assert mapped[l, order].shape[1] == symmetric.weight_count(l, order)
+    np.testing.assert_allclose(
+        contract(symmetric, x, mapped, species), contract(full, x, weights, species), rtol=0, atol=1e-11
+    )
