@@ -31,3 +31,17 @@ def mace_torch(
 
     require_healthy_backend()
     typer.echo(convert_mace_torch(source, output, head))
+
+
+@app.command("fairchem")
+def fairchem(
+    source: Annotated[Path, typer.Argument(help="CHECKPOINT.pt of fairchem 1.x (needs torch), or an export.")],
+    output: Annotated[Path, typer.Argument(help="OUT.safetensors")],
+    elements: Annotated[
+        str | None, typer.Option(help="Elements to keep, such as H,C,O; by default all that the model has a row for.")
+    ] = None,
+) -> None:
+    """An EquiformerV2 of fairchem; torch reads tensors and plain values only, and nothing in the file is executed."""
+    from equijax.weights.fairchem_import import convert_fairchem
+
+    typer.echo(convert_fairchem(source, output, elements))

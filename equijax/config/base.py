@@ -48,3 +48,12 @@ def alternatives(annotation: Any) -> list[Any]:
     if origin in (typing.Union, types.UnionType):
         return [member for part in typing.get_args(annotation) for member in alternatives(part)]
     return [annotation]
+
+
+def spelt_out(value: object) -> object:
+    """A bare name as the options object of that name, for `pydantic.BeforeValidator` of a union over `name`.
+
+    >>> spelt_out("gate")
+    {'name': 'gate'}
+    """
+    return {"name": value} if isinstance(value, str) else value

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pydantic
 
-from equijax.config.base import StrictModel
+from equijax.config.base import StrictModel, spelt_out
 from equijax.graph.atom_graph import AtomGraph
 from equijax.irreps.layout import to_mul_ir
 from equijax.models.contract import ModelStatistics, NodeOutputs
@@ -52,7 +52,7 @@ class Gaussian(StrictModel):
     """Standard deviation in units of the distance between centres."""
 
 
-AnyRadialBasis = Annotated[Bessel | Gaussian, pydantic.Field(discriminator="name")]
+AnyRadialBasis = Annotated[Bessel | Gaussian, pydantic.Field(discriminator="name"), pydantic.BeforeValidator(spelt_out)]
 
 _NO_RANDOM_NUMBERS = "training draws no random numbers, so there is no dropout; leave it out"
 _REFUSED = {
@@ -108,11 +108,6 @@ class EquiformerV2Config(StrictModel):
     """Energies are divided by it; 77.81317, the mean size of the structures of OC20, in the published models."""
     structure_shift: float = 0.0
     """Energy added to every structure, whatever its size, eV: the mean of the targets of imported weights."""
-
-    @pydantic.field_validator("feed_forward", "norm", "radial_basis", mode="before")
-    @classmethod
-    def _by_name(cls, value: object) -> object:
-        return {"name": value} if isinstance(value, str) else value
 
     @pydantic.model_validator(mode="before")
     @classmethod

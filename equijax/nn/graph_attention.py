@@ -111,8 +111,8 @@ class GraphAttention(nn.Module):
         values = options.heads * options.value_channels
         project = DegreeDense(self.features, self.lmax_out, self.lmin_out, name="project")
         if edges is None:
-            rows = (self.lmax_out + 1) ** 2 - self.lmin_out**2
-            return project(jnp.zeros((x.shape[0], rows, values), x.dtype))
+            count = (self.lmax_out + 1) ** 2 - self.lmin_out**2
+            return project(jnp.zeros((x.shape[0], count, values), x.dtype))
 
         graph, act = edges.graph, options.activation
         # Orders that no result depends on are left out.
@@ -129,13 +129,11 @@ class GraphAttention(nn.Module):
             bias=True,
             name="first",
         )
-        factors = RadialFunction(self.edge_channels, first.factor_count, self.num_species, name="radial")(
-            edges.basis, graph
-        )
+        radial = RadialFunction(self.edge_channels, first.factor_count, self.num_species, name="radial")
         frame = edges.frame.up_to(mmax)
         senders = gather_senders(x, graph.neighbors, graph.neighbor_mask, graph.reverse)
         both = _side_by_side(into_frame(frame, senders), into_frame(frame, x), channels)
-        parts, scalars = first(both, factors)
+        parts, scalars = first(both, radial(edges.basis, graph))
         alpha, scalars = jnp.split(scalars, [alphas], axis=-1)
         parts = act.edges(parts, scalars, self.lmax, options.hidden_channels)
         second = SO2Linear(

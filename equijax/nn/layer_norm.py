@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pydantic
 
-from equijax.config.base import StrictModel
+from equijax.config.base import StrictModel, spelt_out
 
 Epsilon = Annotated[float, pydantic.Field(gt=0.0, le=1.0)]
 
@@ -103,4 +103,4 @@ class RMSNormSH(StrictModel):
         return _JointNorm(lmax, self.epsilon, name=name)
 
 
-AnyNorm = Annotated[LayerNormSH | RMSNormSH, pydantic.Field(discriminator="name")]
+AnyNorm = Annotated[LayerNormSH | RMSNormSH, pydantic.Field(discriminator="name"), pydantic.BeforeValidator(spelt_out)]

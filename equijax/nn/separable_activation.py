@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pydantic
 
-from equijax.config.base import StrictModel
+from equijax.config.base import StrictModel, spelt_out
 from equijax.nn.edge_frame import Parts, m_primary_rows, split_parts, stack_parts
 from equijax.nn.sphere_activation import GridMatrices, exact_grid, gate, gate_parts, pointwise, rescaled, soft_grid
 
@@ -141,5 +141,6 @@ def _silu(x: np.ndarray) -> np.ndarray:
     return x / (1 + np.exp(-x))
 
 
-AnyActivation = Annotated[Gate | ExactGrid | SeparableS2, pydantic.Field(discriminator="name")]
-AnyFeedForward = Annotated[Gate | ExactGrid | SeparableS2 | GridMLP, pydantic.Field(discriminator="name")]
+_BY_NAME = (pydantic.Field(discriminator="name"), pydantic.BeforeValidator(spelt_out))
+AnyActivation = Annotated[Gate | ExactGrid | SeparableS2, *_BY_NAME]
+AnyFeedForward = Annotated[Gate | ExactGrid | SeparableS2 | GridMLP, *_BY_NAME]

@@ -117,9 +117,9 @@ def _read_torch(path: Path) -> Mapping[str, Any]:
         raise EquijaxError(f"reading a checkpoint needs torch ({error}); pip install 'equijax[interop]'") from error
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
+    except Exception as error:  # torch's own errors, of several types and many lines
         raise located(
-            f"torch cannot read it as tensors and plain values ({type(error).__name__}: {error})",
+            f"torch cannot read it as tensors and plain values ({str(error).splitlines()[0]})",
             file=path,
             expected="a checkpoint that fairchem 1.x saved",
         ) from error
