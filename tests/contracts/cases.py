@@ -9,7 +9,7 @@ import dataclasses
 from typing import Any
 
 from equijax.graph.padding import Capacity
-from equijax.models import EquiformerV2Config, ESCNConfig, MACEConfig, ModelStatistics, TDNConfig
+from equijax.models import EquiformerV2Config, ESCNConfig, MACEConfig, ModelStatistics, TDNConfig, TensorNetConfig
 from equijax.models.equiformer_v2 import Bessel, Gaussian
 from equijax.nn.graph_attention import Attention
 from equijax.nn.layer_norm import LayerNormSH
@@ -67,6 +67,10 @@ CASES = {
         ),
         "4x0e+4x1o+4x2e+4x0e",
         weight_scale=0.6,
+    ),
+    "tensornet": Case(
+        TensorNetConfig(cutoff=CUTOFF, channels=4, num_layers=2, num_radial=6),
+        "4x0e+4x1o+4x2e+" * 2 + "4x0e+4x1o+4x2e",
     ),
 }
 
@@ -139,6 +143,12 @@ WIDE_CASES = {
         ),
         "4x0e+4x1o+4x2e+4x3o+4x0e",
         weight_scale=0.6,
+    ),
+    "tensornet": Case(
+        TensorNetConfig(
+            cutoff=CUTOFF, channels=4, num_layers=1, num_radial=6, total_charge=1.0, radial_basis="parameters"
+        ),
+        "4x0e+4x1o+4x2e+4x0e+4x1o+4x2e",
     ),
 }
 
