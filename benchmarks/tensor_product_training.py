@@ -40,8 +40,9 @@ def step_times(runs: dict[str, Path], rounds: int = 5, steps: int = 8) -> dict[s
     from equijax.graph.padding import CompileCounter
     from equijax.precision import precision
     from equijax.train.loss import loss_weights
+    from equijax.train.observed import computed_loss
     from equijax.train.optimizer import build_optimizer
-    from equijax.train.setup import build_task, computed_loss, initial_parameters
+    from equijax.train.setup import build_task, initial_parameters
     from equijax.train.step import build_train_step, initial_state
 
     stepping: dict[str, Any] = {}

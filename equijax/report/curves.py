@@ -45,6 +45,8 @@ def learning_curves(records: Sequence[dict[str, Any]]) -> Figure | None:
         for axis, (title, key, factor, unit) in zip(axes, panels, strict=False):
             _draw(axis, train, key, factor, BLUE, "training", shift=1.0)
             _draw(axis, valid, key, factor, ORANGE, "validation (EMA)" if key == "loss" else "validation", width=2.2)
+            # Validation on the frames that fine-tuning replays, where a run has them.
+            _draw(axis, valid, f"replay_{key}", factor, GREEN, "validation, old data", width=2.2)
             axis.set(title=title, ylabel=unit or "loss", yscale="log", xlabel="epoch")
             _readable_log_ticks(axis)
             _mark_stages(axis, records)

@@ -250,6 +250,14 @@ def _model_card(page: Page, run: RunFiles) -> None:
     versions = card.get("versions")
     if isinstance(versions, dict):
         rows.append(("made with", ", ".join(f"{name} {version}" for name, version in versions.items())))
+    origin = run.data_summary.get("started_from")
+    if isinstance(origin, dict):
+        rows.append(("started from", origin.get("file")))
+        old, new = origin.get("atomic_energies", {}), run.data_summary.get("atomic_energies", {})
+        moved = [f"{name} {new[name] - old[name]:+.4f}" for name in old if new.get(name, old[name]) != old[name]]
+        rows.append(("isolated atoms relative to that model, eV", ", ".join(moved) or "the same"))
+        if origin.get("new_elements"):
+            rows.append(("new elements", ", ".join(origin["new_elements"])))
     for file, digest in run.data_summary.get("fingerprints", {}).items():
         rows.append((f"sha256 of {Path(file).name}", digest))
     page.table(("", ""), rows, text_columns=(0, 1))

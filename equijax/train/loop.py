@@ -16,6 +16,7 @@ from equijax.precision import precision
 from equijax.structure import Structure
 from equijax.train.checkpoint import CheckpointStore
 from equijax.train.console import Display
+from equijax.train.environment import environment, warn_of_other_environment
 from equijax.train.evaluate import evaluate
 from equijax.train.interruption import StopSignals
 from equijax.train.metrics_log import MetricsLog, tensorboard_writer
@@ -28,10 +29,8 @@ from equijax.train.setup import (
     TrainingTask,
     best_potential,
     build_task,
-    environment,
     initial_parameters,
     provenance,
-    warn_of_other_environment,
 )
 from equijax.train.step import TrainState, initial_state
 from equijax.train.trainer import Trainer

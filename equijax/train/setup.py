@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,10 @@ from equijax.models.contract import ModelStatistics
 from equijax.potential.potential import Potential
 from equijax.precision import DType, jit
 from equijax.structure import Structure
-from equijax.train.batches import LABELS, BatchSource, LabelledFrame, label_counts, labelled_frame
-from equijax.train.config import EnergyTerm, LossConfig, LossTerm, TrainingConfig
+from equijax.train.batches import LABELS, BatchSource, LabelledFrame, labelled_frame
+from equijax.train.config import TrainingConfig
 from equijax.train.fine_tuning import StartingPoint, starting_point
+from equijax.train.observed import observed_labels, refuse_stress_of_direct_forces
 from equijax.train.progress import Progress
 from equijax.train.replay import Replay, epoch_selection, frames_in_epoch, weighted
 
@@ -175,51 +175,6 @@ def _refuse_unseen_elements(start: StartingPoint | None, train: list[Structure])
         )
 
 
-def refuse_stress_of_direct_forces(experiment: Any) -> None:
-    """A model that predicts forces directly has no stress to learn."""
-    training = experiment.training
-    for stage in range(len(training.stages) + 1):
-        if "stress" in training.stage_loss(stage).active and not experiment.model.is_conservative:
-            raise EquijaxError(
-                f"training.loss.stress: this {experiment.model.name} predicts forces directly and has no stress; "
-                "fix: remove the term, or set model.forces to gradient"
-            )
-
-
-def observed_labels(
-    training: TrainingConfig, train: list[LabelledFrame], valid: list[LabelledFrame], data: str = ""
-) -> tuple[str, ...]:
-    """Labels that occur in the training frames; refuses a loss that would have nothing to learn from.
-
-    `data` begins the messages about other frames than those of `dataset`.
-    """
-    counts = {"training": label_counts(train), "validation": label_counts(valid)}
-    observed = tuple(name for name in LABELS if counts["training"][name])
-    for stage in range(len(training.stages) + 1):
-        active = training.stage_loss(stage).active
-        for name, has in counts.items():
-            if not any(has[label] for label in active):
-                raise EquijaxError(
-                    f"{data}training.loss: has weights for {', '.join(active)} and no {name} frame has such a label; "
-                    f"found: {', '.join(label for label in LABELS if has[label]) or 'no labels at all'}"
-                )
-    for name in training.loss.active:
-        if name not in observed:
-            warnings.warn(
-                f"{data}training.loss.{name} has a weight and no training frame has {name}: it contributes nothing",
-                EquijaxWarning,
-                stacklevel=2,
-            )
-    for name in observed:
-        if name not in training.loss.active and name != "stress":
-            warnings.warn(
-                f"{data}the training frames have {name} and training.loss gives it no weight",
-                EquijaxWarning,
-                stacklevel=2,
-            )
-    return observed
-
-
 def model_statistics(train: list[LabelledFrame], elements: tuple[int, ...]) -> ModelStatistics:
     """Neighbour count, scale and shift of the model from the training frames.
 
@@ -279,14 +234,26 @@ def best_potential(task: TrainingTask, params: Any, progress: Progress) -> Poten
 
 
 def provenance(start: StartingPoint, replay: Replay | None) -> dict[str, Any]:
-    """JSON about the model that training started from, with what that file says about itself."""
-    return {
+    """JSON about the model that training started from, with what that file says about itself, and about replay."""
+
+    def named(energies: Mapping[int, float], elements: Iterable[int]) -> dict[str, float]:
+        return {symbol(z): float(energies[z]) for z in elements}
+
+    origin = {
         "file": str(start.file),
         "sha256": start.sha256,
+        "atomic_energies": named(start.potential.atomic_energies, start.known),
         "new_elements": [symbol(z) for z in start.new],
-        "replayed_frames": 0 if replay is None else len(replay.frames),
         "metadata": dict(start.potential.metadata),
     }
+    if replay is not None:
+        origin["replay"] = {
+            "training_frames": len(replay.frames),
+            "frames_per_epoch": replay.per_epoch,
+            "weight": replay.weight,
+            "atomic_energies": named(replay.atomic_energies, sorted(replay.atomic_energies)),
+        }
+    return origin
 
 
 def initial_parameters(task: TrainingTask) -> Any:
@@ -304,50 +271,3 @@ def initial_parameters(task: TrainingTask) -> Any:
 
     # One use: a compilation without optimisation takes a third of the time.
     return jit(init, compiler_options={"xla_backend_optimization_level": "0"})(jax.random.key(task.seed))
-
-
-def computed_loss(loss: LossConfig, observed: tuple[str, ...]) -> LossConfig:
-    """`loss` for compilation: unit weights, terms without labels left out.
-
-    Stages that differ in weights alone are then equal here and share one compilation.
-    """
-    terms: dict[str, LossTerm | None] = {}
-    for name in LABELS:
-        term = getattr(loss, name)
-        active = name in loss.active and name in observed
-        terms[name] = term.model_copy(update={"weight": 1.0}) if active else None
-    return LossConfig(**terms)  # type: ignore[arg-type]
-
-
-def measured_loss(loss: LossConfig, observed: tuple[str, ...]) -> LossConfig:
-    """`computed_loss` with the labels that are not trained on added, so that validation reports them."""
-    terms = {name: getattr(computed_loss(loss, observed), name) for name in LABELS}
-    missing: dict[str, LossTerm] = {"energy": EnergyTerm(), "forces": LossTerm(), "stress": LossTerm()}
-    terms |= {name: missing[name] for name in observed if terms[name] is None}
-    return LossConfig(**terms)
-
-
-def environment() -> dict[str, Any]:
-    """Versions and hardware that decide whether a continuation has the same bits."""
-    from importlib.metadata import version
-
-    packages = ("equijax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    return {
-        "versions": {name: version(name) for name in packages},
-        "backend": jax.default_backend(),
-        "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-    }
-
-
-def warn_of_other_environment(stored: dict[str, Any], current: dict[str, Any]) -> None:
-    """Warn when a resumed run will not have the same bits: other versions, backend or number of cores."""
-    old = {**stored["versions"], "backend": stored["backend"], "CPU cores": stored["cpu_count"]}
-    new = {**current["versions"], "backend": current["backend"], "CPU cores": current["cpu_count"]}
-    changed = [f"{name} {old.get(name)} -> {new[name]}" for name in new if old.get(name) != new[name]]
-    if changed:
-        warnings.warn(
-            f"resuming in another environment ({', '.join(changed)}): the run continues, but not bit for bit "
-            "as it would have",
-            EquijaxWarning,
-            stacklevel=2,
-        )

@@ -18,15 +18,17 @@ from equijax.train.checkpoint import CheckpointNotWritten, CheckpointStore
 from equijax.train.config import LossConfig, PlateauSchedule
 from equijax.train.console import Display
 from equijax.train.crash import gradient_norms, module_norms, write_crash_report
+from equijax.train.environment import environment
 from equijax.train.interruption import EXIT_CODES, StopSignals, TrainingInterrupted
 from equijax.train.loss import loss_weights, total_loss
 from equijax.train.metrics_log import MetricsLog
+from equijax.train.observed import computed_loss, measured_loss
 from equijax.train.optimizer import build_optimizer
 from equijax.train.parameter_groups import learning_rate_factors
 from equijax.train.progress import Progress
 from equijax.train.run_directory import RunDirectory
 from equijax.train.schedule import PlateauState, after_evaluation, learning_rate
-from equijax.train.setup import TrainingTask, best_potential, computed_loss, environment, measured_loss
+from equijax.train.setup import TrainingTask, best_potential
 from equijax.train.step import TrainState, build_evaluation_step, build_train_step
 from equijax.weights.model_file import save_potential
 

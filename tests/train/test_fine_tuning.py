@@ -256,7 +256,8 @@ def test_replay_counts_in_the_loss_the_choice_of_the_best_model_and_the_results(
     assert first["loss"] == pytest.approx(0.5 * new + 0.5 * 9.0 * old, rel=1e-4)
     assert {"valid", "replay"} == set(json.loads((runs[9.0] / "test_metrics.json").read_text()))
     assert (runs[9.0] / "predictions_replay.npz").exists()
-    assert load(runs[9.0] / "model.safetensors").metadata["started_from"]["replayed_frames"] == 10
+    replayed = load(runs[9.0] / "model.safetensors").metadata["started_from"]["replay"]
+    assert replayed == {"training_frames": 10, "frames_per_epoch": 10, "weight": 9.0, "atomic_energies": E0}
 
 
 def test_a_killed_run_continues_as_if_it_had_not_been(folder, tmp_path, monkeypatch):

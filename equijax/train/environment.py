@@ -1,0 +1,37 @@
+"""What a run runs on, and whether a continuation will have the same bits."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import Any
+
+import jax
+
+from equijax.errors import EquijaxWarning
+
+
+def environment() -> dict[str, Any]:
+    """Versions and hardware that decide whether a continuation has the same bits."""
+    from importlib.metadata import version
+
+    packages = ("equijax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    return {
+        "versions": {name: version(name) for name in packages},
+        "backend": jax.default_backend(),
+        "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+    }
+
+
+def warn_of_other_environment(stored: dict[str, Any], current: dict[str, Any]) -> None:
+    """Warn when a resumed run will not have the same bits: other versions, backend or number of cores."""
+    old = {**stored["versions"], "backend": stored["backend"], "CPU cores": stored["cpu_count"]}
+    new = {**current["versions"], "backend": current["backend"], "CPU cores": current["cpu_count"]}
+    changed = [f"{name} {old.get(name)} -> {new[name]}" for name in new if old.get(name) != new[name]]
+    if changed:
+        warnings.warn(
+            f"resuming in another environment ({', '.join(changed)}): the run continues, but not bit for bit "
+            "as it would have",
+            EquijaxWarning,
+            stacklevel=2,
+        )
