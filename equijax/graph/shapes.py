@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -55,19 +55,22 @@ def plan_shapes(
     max_shapes: int = 4,
     epochs: int = 10,
     places: Sequence[str] | None = None,
+    plan: Callable[[int], list[list[int]]] | None = None,
 ) -> ShapePlan:
     """At most `max_shapes` shapes that hold every batch of the first `epochs` epochs.
 
     `sizes` are (atoms, edges, largest number of neighbours) per structure. Shapes of the policy are merged,
     the cheapest pair first, where the cost is the number of edge slots added over all batches; also below
-    `max_shapes`, as long as a merger is cheap. `places` name the structures in errors.
+    `max_shapes`, as long as a merger is cheap. `places` name the structures in errors. `plan` gives the batches of an
+    epoch when they are not those of `plan_batches` over all structures.
     """
     table = np.asarray(sizes, dtype=np.int64).reshape(-1, 3)
     visits: Counter[Capacity] = Counter()
     limit = _largest_batch(table, budget, policy) if len(table) else None
     rounds = epochs if shuffle else 1
     for epoch in range(rounds):
-        for indices in plan_batches(table[:, :2], budget, seed, epoch, shuffle, places):
+        batches = plan(epoch) if plan else plan_batches(table[:, :2], budget, seed, epoch, shuffle, places)
+        for indices in batches:
             visits[_within(policy.capacity(*batch_size(table, indices)), limit)] += 1
     total = sum(shape.edges * count for shape, count in visits.items())
     while len(visits) > 1:

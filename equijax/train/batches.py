@@ -121,6 +121,7 @@ class BatchSource:
             shuffle=shuffle,
             max_shapes=max_shapes,
             places=self._places,
+            plan=None if select is None else self.plan,
         )
         self.capacities = list(self._shapes.capacities)
 
