@@ -1,0 +1,109 @@
+"""`equijax convert fairchem`: every key has its place, and what has none, or is not supported, is refused by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import equijax
+from equijax.cli.main import app
+from equijax.errors import EquijaxError
+from equijax.weights.fairchem_checkpoint import CONSTANTS, read_fairchem, with_averages
+from equijax.weights.fairchem_equiformer_v2 import to_potential
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "equiformer_v2"
+
+
+def parameter_names(export):
+    return [key for key in export.state if not any(re.fullmatch(pattern, key) for pattern, _ in CONSTANTS)]
+
+
+@pytest.fixture(scope="module")
+def published():
+    return read_fairchem(FIXTURES / "published.npz")
+
+
+def changed_backbone(export, **options):
+    model = {**export.model, "backbone": {**export.model["backbone"], **options}}
+    return dataclasses.replace(export, model=model)
+
+
+def test_units_elements_and_what_is_left_out(published):
+    potential, unused = to_potential(published, [8, 1])
+    assert potential.elements == (1, 8)
+    assert potential.statistics.scale == pytest.approx(2.8873173)
+    assert potential.model_config.structure_shift == pytest.approx(-0.75544506)
+    assert potential.model_config.average_atoms == pytest.approx(77.81317)
+    assert potential.statistics.avg_num_neighbors == pytest.approx(23.395238876342773)
+    table = published.state["backbone.sphere_embedding.weight"]
+    np.testing.assert_array_equal(potential.params["node_embedding"]["table"], table[[1, 8]])
+    assert all("output_heads" in key for key in unused)
+
+
+def test_every_parameter_is_needed(published):
+    for key in parameter_names(published):
+        state = {name: value for name, value in published.state.items() if name != key}
+        with pytest.raises(EquijaxError, match=f"{key} is missing"):
+            to_potential(dataclasses.replace(published, state=state))
+
+
+def test_foreign_keys_shapes_and_constants_are_refused(published):
+    def refused(message, **entries):
+        state = {**published.state, **{key.replace("__", "."): value for key, value in entries.items()}}
+        with pytest.raises(EquijaxError, match=message):
+            to_potential(dataclasses.replace(published, state=state))
+
+    refused("1 entries have no place in our model: backbone.mystery", backbone__mystery=np.ones(3))
+    refused(r"shape \(9, 5\); expected \(9, 6\)", **{"backbone.sphere_embedding.weight": np.ones((9, 5))})
+    refused("is not finite", **{"backbone.norm.affine_weight": np.full((3, 6), np.nan)})
+    refused("not the constant", **{"backbone.distance_expansion.offset": np.linspace(0, 7, 600)})
+    refused("not the constant", **{"backbone.SO3_grid.3.2.to_grid_mat": np.ones((18, 18, 14))})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"use_m_share_rad": True}, "use_m_share_rad"),
+        ({"norm_type": "layer_norm"}, "the norm layer_norm"),
+        ({"lmax_list": [3, 2]}, "several resolutions"),
+        ({"grid_resolution": None}, "grids without a grid_resolution"),
+        ({"unheard_of": 1}, "unknown option unheard_of"),
+        ({"model": "gemnet"}, "cannot convert the model gemnet"),
+    ],
+)
+def test_unsupported_options_are_refused(published, options, message):
+    with pytest.raises(EquijaxError, match=message):
+        to_potential(changed_backbone(published, **options))
+
+
+def test_other_heads_are_refused(published):
+    heads = {**published.model["heads"], "stress": {"module": "rank2_symmetric_head"}}
+    export = dataclasses.replace(published, model={**published.model, "heads": heads})
+    with pytest.raises(EquijaxError, match="head stress: equijax's EquiformerV2 has no rank2_symmetric_head"):
+        to_potential(export)
+
+
+def test_moving_averages_go_by_order(published):
+    names = parameter_names(published)
+    averaged = with_averages(published.state, [2 * published.state[name] for name in names])
+    for name in names:
+        np.testing.assert_array_equal(averaged[name], 2 * published.state[name])
+    with pytest.raises(EquijaxError, match="do not match"):
+        with_averages(published.state, [published.state[name] for name in names[1:]])
+
+
+def test_command(tmp_path, published):
+    output = tmp_path / "model.safetensors"
+    command = ["convert", "fairchem", str(FIXTURES / "published.npz"), str(output), "--elements", "H,O"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert "every entry of the state dict has its place" in result.output
+    assert "structure_shift adds" in result.output
+    potential = equijax.load(output)
+    assert potential.elements == (1, 8)
+    np.testing.assert_array_equal(potential.params["norm"]["scale"], published.state["backbone.norm.affine_weight"])
