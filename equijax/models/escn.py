@@ -2,7 +2,7 @@
 
 The default is a conservative form: forces are the gradient of the energy, every message carries a smooth envelope,
 activations are exactly equivariant, and inversion is respected. The published form, with direct forces, is the same
-code with other options (experiments/oc20_escn_*.yaml). Read from top to bottom: messages, updates, layer, readout,
+code with other options (experiments/oc20_*_escn.yaml). Read from top to bottom: messages, updates, layer, readout,
 model; options are in `escn_config`. The edge points from the receiver to the sender, as published.
 """
 
@@ -161,7 +161,7 @@ class GridUpdate(nn.Module):
 
 
 class GatedUpdate(nn.Module):
-    """Three linear maps per degree of [x, messages] with exact activations between them."""
+    """Two linear maps per degree of [x, messages] with an exact activation between them."""
 
     config: ESCNConfig
     lmax: int
@@ -169,12 +169,10 @@ class GatedUpdate(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, messages: jax.Array) -> jax.Array:
         channels, activation = self.config.channels, _activation(self.config, self.lmax)
-        y = jnp.concatenate([x, messages], axis=-1)
-        for i in range(2):
-            scalars = _scalars(activation, self.lmax, channels, y, f"scalars_{i}")
-            y = DegreeDense(channels * activation.signals, self.lmax, name=f"layer_{i}")(y)
-            y = activation.nodes(y, scalars, self.lmax)
-        return DegreeDense(channels, self.lmax, name="layer_2")(y)
+        joined = jnp.concatenate([x, messages], axis=-1)
+        y = DegreeDense(channels * activation.signals, self.lmax, name="layer_0")(joined)
+        y = activation.nodes(y, _scalars(activation, self.lmax, channels, joined, "scalars"), self.lmax)
+        return DegreeDense(channels, self.lmax, name="layer_1")(y)
 
 
 class Layer(nn.Module):

@@ -113,7 +113,7 @@ WIDE_CASES = {
             radial_basis=Gaussian(count=6),
         ),
         "4x0e+4x1o+4x2e+4x3o+4x0e",
-        weight_scale=0.8,
+        weight_scale=0.45,
     ),
     "tdn": Case(
         TDNConfig(
@@ -139,10 +139,9 @@ WIDE_CASES = {
             num_gaussians=6,
             edge_product={"name": "so2_linear", "mmax": 2, "hidden_channels": 6},
             activation={"name": "exact_grid"},
-            norm={"name": "layer_norm_sh"},
         ),
         "4x0e+4x1o+4x2e+4x3o+4x0e",
-        weight_scale=0.6,
+        weight_scale=0.5,
     ),
     "tensornet": Case(
         TensorNetConfig(

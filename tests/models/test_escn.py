@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from equijax.graph.atom_graph import edge_vectors
 from equijax.graph.batching import batch, structure_graph
@@ -188,4 +189,48 @@ def test_limits():
     said = " ".join(published(6, 2, 256).limits())
     for part in ("|m| > 2 of lmax 6", "not inversion", "14 by 5 points", "128 points", "20 nearest"):
         assert part in said
-    assert "couplings" in " ".join(ESCNConfig(lmax=1, edge_product={"name": "gaunt_grid"}).limits())
+    (said,) = ESCNConfig(lmax=2, edge_product={"name": "so2", "parity": "any"}).limits()
+    assert "rotations only" in said
+
+
+MOLECULE = Structure(
+    np.array([6, 8, 1, 1]), np.array([[0.0, 0, 0], [1.2, 0.1, 0], [-0.5, 0.9, 0.2], [-0.6, -0.8, 0.5]])
+)
+
+
+def node_energies(config, matrices):
+    """Of the molecule after each of the matrices, with random weights."""
+    module = config.build(STATISTICS)
+    rng = np.random.default_rng(3)
+    params = jax.tree.map(lambda leaf: 0.6 * rng.normal(size=leaf.shape), parameter_shapes(module))
+    apply = jax.jit(module.apply, compiler_options={"xla_backend_optimization_level": 0})
+    results = []
+    for matrix in matrices:
+        graph = structure_graph(Structure(MOLECULE.atomic_numbers, MOLECULE.positions @ matrix.T), 4.0, ELEMENTS)
+        graph = batch([graph], Capacity(nodes=5, neighbors=3, graphs=2), "float64")
+        results.append(np.asarray(apply({"params": params}, graph, edge_vectors(graph)).node_energies))
+    return results
+
+
+@pytest.mark.parametrize(
+    ("edge_product", "respects_inversion"),
+    [
+        ("clebsch_gordan", True),
+        ({"name": "so2", "mmax": 1}, True),
+        ({"name": "so2_linear", "mmax": 1, "hidden_channels": 6, "parity": "any"}, False),
+    ],
+    ids=["clebsch_gordan", "so2", "parity any"],
+)
+def test_symmetry_of_every_mixing(edge_product, respects_inversion):
+    config = ESCNConfig(
+        cutoff=4.0, lmax=2, channels=3, edge_channels=4, num_gaussians=6, num_layers=2, edge_product=edge_product
+    )
+    assert config.is_o3 == respects_inversion
+    rotation = Rotation.random(rng=0).as_matrix()
+    with precision("float64"):
+        original, turned, mirrored = node_energies(config, [np.eye(3), rotation, -rotation])
+    size = np.ptp(original)
+    assert size > 0.1
+    np.testing.assert_allclose(turned, original, atol=1e-11 * size)
+    difference = np.abs(mirrored - original).max() / size
+    assert (difference < 1e-11) if respects_inversion else (difference > 1e-6), difference
