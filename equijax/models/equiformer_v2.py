@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pydantic
 
-from equijax.config.base import StrictModel, spelt_out
+from equijax.config.base import StrictModel
 from equijax.graph.atom_graph import AtomGraph
 from equijax.irreps.layout import to_mul_ir
 from equijax.models.contract import ModelStatistics, NodeOutputs
@@ -25,34 +25,13 @@ from equijax.nn.edge_frame import edge_frame, sum_out_of_frame
 from equijax.nn.feed_forward import FeedForward, ScalarNetwork
 from equijax.nn.graph_attention import Attention, Edges, GraphAttention
 from equijax.nn.layer_norm import AnyNorm, RMSNormSH
+from equijax.nn.radial_basis import AnyRadialBasis, Bessel
 from equijax.nn.radial_function import RadialFunction
 from equijax.nn.separable_activation import AnyFeedForward, ExactGrid, GridMLP, SeparableS2, silu_error
 from equijax.ops.clebsch_gordan import Parity
 from equijax.ops.cutoff import polynomial_cutoff
-from equijax.ops.radial import bessel_basis, gaussian_basis
 
 Count = Annotated[int, pydantic.Field(ge=1, le=8192)]
-
-
-class Bessel(StrictModel):
-    """sin(nπ r/rc) / r, n = 1..count: smooth, and so are the forces."""
-
-    name: Literal["bessel"] = "bessel"
-    count: Annotated[int, pydantic.Field(ge=1, le=512)] = 10
-    """Functions."""
-
-
-class Gaussian(StrictModel):
-    """Gaussians on equidistant centres. Published: 600 for 12 Å, 0.04 Å wide, which makes for rough gradients."""
-
-    name: Literal["gaussian"] = "gaussian"
-    count: Annotated[int, pydantic.Field(ge=2, le=2048)] = 600
-    """Functions."""
-    width: Annotated[float, pydantic.Field(gt=0.0, le=100.0)] = 2.0
-    """Standard deviation in units of the distance between centres."""
-
-
-AnyRadialBasis = Annotated[Bessel | Gaussian, pydantic.Field(discriminator="name"), pydantic.BeforeValidator(spelt_out)]
 
 _NO_RANDOM_NUMBERS = "training draws no random numbers, so there is no dropout; leave it out"
 _REFUSED = {
@@ -340,10 +319,7 @@ class EquiformerV2(nn.Module):
         lengths = jnp.sqrt(jnp.sum(vectors**2, axis=-1))
         # Frames look from the receiver to the sender, as those of fairchem.
         frame = edge_frame(-vectors / lengths[..., None], config.lmax, config.mmax)
-        if isinstance(config.radial_basis, Bessel):
-            basis = bessel_basis(lengths, config.cutoff, config.radial_basis.count)
-        else:
-            basis = gaussian_basis(lengths, config.cutoff, config.radial_basis.count, config.radial_basis.width)
+        basis = config.radial_basis.values(lengths, config.cutoff)
         weight = jnp.ones_like(lengths)
         if config.envelope == "polynomial":
             weight = polynomial_cutoff(lengths, config.cutoff, config.polynomial_cutoff_power)

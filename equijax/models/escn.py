@@ -31,7 +31,6 @@ from equijax.nn.separable_activation import Gate
 from equijax.nn.so2_bottleneck import SO2Bottleneck
 from equijax.nn.sphere_activation import from_grid, soft_grid, values_on_grid
 from equijax.ops.cutoff import polynomial_cutoff
-from equijax.ops.radial import gaussian_basis
 from equijax.ops.sphere_samples import sampled_harmonics, sphere_samples
 from equijax.ops.tensor_product import EdgeGeometry
 
@@ -250,13 +249,14 @@ class ESCN(nn.Module):
         config = self.config
         lengths = jnp.sqrt(jnp.sum(vectors**2, axis=-1))
         unit = -vectors / lengths[..., None]
-        envelope = jnp.where(graph.neighbor_mask, 1.0, 0.0).astype(vectors.dtype)
+        # A list may hold edges beyond the cutoff.
+        envelope = (graph.neighbor_mask & (lengths < config.cutoff)).astype(vectors.dtype)
         if config.polynomial_cutoff_power is not None:
             envelope = envelope * polynomial_cutoff(lengths, config.cutoff, config.polynomial_cutoff_power)
         weights = envelope
         if config.message_sum == "normalized":
             weights = weights * self.statistics.avg_num_neighbors**-0.5
-        basis = gaussian_basis(lengths, config.cutoff, config.num_gaussians, config.gaussian_width)
+        basis = config.radial_basis.values(lengths, config.cutoff)
         geometry = EdgeGeometry(spherical_harmonics(unit, config.lmax), unit, lengths)
         frame = back = None
         if isinstance(config.edge_product, SO2LinearMixing):

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import jax
 import pydantic
 
-from equijax.config.base import StrictModel
+from equijax.config.base import StrictModel, spelt_out
 from equijax.models.contract import ModelStatistics
 from equijax.models.products import missing_couplings, product_by_name
 from equijax.nn.edge_frame import Parts, m_primary_rows, split_parts, stack_parts
 from equijax.nn.layer_norm import AnyNorm, RMSNormSH
+from equijax.nn.radial_basis import AnyRadialBasis, Bessel
 from equijax.nn.separable_activation import ExactGrid, Gate
 from equijax.nn.sphere_activation import pointwise, soft_grid
 from equijax.ops import CP, SO2, ClebschGordan, GauntFourier, GauntGrid
@@ -82,8 +83,9 @@ class DirectForces(StrictModel):
 AnyMixing = Annotated[
     SO2LinearMixing | ClebschGordan | GauntGrid | GauntFourier | SO2 | CP, pydantic.Field(discriminator="name")
 ]
-AnyActivation = Annotated[Gate | ExactGrid | PointwiseGrid, pydantic.Field(discriminator="name")]
-AnyForces = Annotated[GradientForces | DirectForces, pydantic.Field(discriminator="name")]
+_BY_NAME = (pydantic.Field(discriminator="name"), pydantic.BeforeValidator(spelt_out))
+AnyActivation = Annotated[Gate | ExactGrid | PointwiseGrid, *_BY_NAME]
+AnyForces = Annotated[GradientForces | DirectForces, *_BY_NAME]
 
 
 class ESCNConfig(StrictModel):
@@ -100,10 +102,8 @@ class ESCNConfig(StrictModel):
     """Channels of every degree (`sphere_channels`)."""
     edge_channels: Width = 64
     """Width of the scalars of an edge."""
-    num_gaussians: Annotated[int, pydantic.Field(ge=2, le=4096)] = 64
-    """Gaussians from 0 to the cutoff."""
-    gaussian_width: Annotated[float, pydantic.Field(gt=0.0, le=100.0)] = 2.0
-    """Their standard deviation over their distance (`basis_width_scalar`)."""
+    radial_basis: AnyRadialBasis = Bessel()
+    """bessel, or gaussian as published (600 of them)."""
     polynomial_cutoff_power: Annotated[int, pydantic.Field(ge=3, le=64)] | None = 5
     """p of the polynomial envelope of every message; none leaves it out, as published."""
     edge_product: AnyMixing = SO2LinearMixing()

@@ -14,8 +14,9 @@ import numpy as np
 
 from equijax.errors import EquijaxError, did_you_mean
 from equijax.models.contract import ModelStatistics
-from equijax.models.equiformer_v2 import EquiformerV2Config, Gaussian
+from equijax.models.equiformer_v2 import EquiformerV2Config
 from equijax.nn.edge_frame import m_primary_rows
+from equijax.nn.radial_basis import Gaussian
 from equijax.nn.separable_activation import GridMLP, SeparableS2, published_grid
 from equijax.potential.potential import Potential
 from equijax.weights.fairchem_checkpoint import FairchemExport, FairchemState

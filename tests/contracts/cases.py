@@ -10,9 +10,9 @@ from typing import Any
 
 from equijax.graph.padding import Capacity
 from equijax.models import EquiformerV2Config, ESCNConfig, MACEConfig, ModelStatistics, TDNConfig, TensorNetConfig
-from equijax.models.equiformer_v2 import Bessel, Gaussian
 from equijax.nn.graph_attention import Attention
 from equijax.nn.layer_norm import LayerNormSH
+from equijax.nn.radial_basis import Bessel, Gaussian
 from equijax.nn.separable_activation import ExactGrid
 from equijax.ops import CP
 
@@ -62,7 +62,7 @@ CASES = {
             lmax=2,
             channels=4,
             edge_channels=4,
-            num_gaussians=6,
+            radial_basis=Bessel(count=4),
             edge_product={"name": "so2_linear", "mmax": 1, "hidden_channels": 6},
         ),
         "4x0e+4x1o+4x2e+4x0e",
@@ -136,7 +136,7 @@ WIDE_CASES = {
             num_layers=3,
             channels=4,
             edge_channels=4,
-            num_gaussians=6,
+            radial_basis=Bessel(count=4),
             edge_product={"name": "so2_linear", "mmax": 2, "hidden_channels": 6},
             activation={"name": "exact_grid"},
         ),

@@ -112,7 +112,7 @@ class Reference:
             num_layers=num_layers,
             channels=6,
             edge_channels=7,
-            num_gaussians=len(self.weights["distance_expansion.offset"]),
+            radial_basis={"name": "gaussian", "count": len(self.weights["distance_expansion.offset"])},
         )
 
     def outputs(self, num_layers):
@@ -161,7 +161,14 @@ def test_sphere_samples_are_those_of_fairchem():
 )
 def test_published_parameter_counts(lmax, mmax, num_layers, channels, hidden, count):
     config = published(
-        lmax, mmax, hidden, cutoff=12.0, num_layers=num_layers, channels=channels, edge_channels=128, num_gaussians=600
+        lmax,
+        mmax,
+        hidden,
+        cutoff=12.0,
+        num_layers=num_layers,
+        channels=channels,
+        edge_channels=128,
+        radial_basis={"name": "gaussian", "count": 600},
     )
     shapes = parameter_shapes(config.build(ModelStatistics(tuple(range(1, 91)), 20.0)))
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == count
@@ -170,11 +177,14 @@ def test_published_parameter_counts(lmax, mmax, num_layers, channels, hidden, co
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"activation": "grid"}, "Input should be"),
-        ({"activation": {"name": "grid"}}, "activation: grid depends on the turn of each frame"),
+        ({"activation": "silu"}, "Input tag 'silu'"),
+        ({"activation": "grid"}, "activation: grid depends on the turn of each frame"),
         ({"polynomial_cutoff_power": None}, "forces: a gradient needs an envelope"),
         (PUBLISHED | {"isolated_atoms": "exact"}, "isolated_atoms: exact needs an envelope"),
-        (PUBLISHED | {"activation": {"name": "grid", "resolution": 6}}, "resolution is 6; lmax 3 needs at least 8"),
+        (
+            PUBLISHED | {"isolated_atoms": "learned", "activation": {"name": "grid", "resolution": 6}},
+            "lmax 3 needs at least 8",
+        ),
         ({"lmax": 1}, "lower mmax to 1"),
         ({"edge_product": "matrix_product"}, "'matrix_product' cannot make a product of features with an edge"),
     ],
@@ -223,7 +233,13 @@ def node_energies(config, matrices):
 )
 def test_symmetry_of_every_mixing(edge_product, respects_inversion):
     config = ESCNConfig(
-        cutoff=4.0, lmax=2, channels=3, edge_channels=4, num_gaussians=6, num_layers=2, edge_product=edge_product
+        cutoff=4.0,
+        lmax=2,
+        channels=3,
+        edge_channels=4,
+        radial_basis={"name": "bessel", "count": 4},
+        num_layers=2,
+        edge_product=edge_product,
     )
     assert config.is_o3 == respects_inversion
     rotation = Rotation.random(rng=0).as_matrix()
