@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from equijax.graph.atom_graph import AtomGraph
 from equijax.graph.neighbor_gather import gather_senders
@@ -39,4 +40,5 @@ class RadialFunction(nn.Module):
 
     def _embedding(self, name: str, basis: jax.Array) -> jax.Array:
         table = self.param(name, _small, (self.num_species, self.hidden), basis.dtype)
-        return Dense(self.hidden, use_bias=False, name=f"{name}_layer")(table)
+        # An array of jax also where parameters are numpy's and nothing is compiled: gathering needs one.
+        return Dense(self.hidden, use_bias=False, name=f"{name}_layer")(jnp.asarray(table))

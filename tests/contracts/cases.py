@@ -113,7 +113,7 @@ WIDE_CASES = {
             radial_basis=Gaussian(count=6),
         ),
         "4x0e+4x1o+4x2e+4x3o+4x0e",
-        weight_scale=0.45,
+        weight_scale=0.55,
     ),
     "tdn": Case(
         TDNConfig(
