@@ -64,6 +64,8 @@ def _choices(annotation: Any) -> list[str]:
             found += [flow(choice) for choice in typing.get_args(option)]
         elif isinstance(option, type) and issubclass(option, pydantic.BaseModel) and "name" in option.model_fields:
             found += [flow(choice) for choice in typing.get_args(option.model_fields["name"].annotation)]
+        elif option is int and found:
+            found.append("a whole number")
     return found if len(found) > 1 else []
 
 

@@ -32,6 +32,7 @@ _PLAIN = {
     "a valid string": "text",
     "a valid list": "a list",
     "a valid tuple": "a list",
+    "a valid dictionary or object to extract fields from": "keys and values",
     "a valid dictionary": "keys and values",
 }
 
@@ -120,8 +121,9 @@ def validate(
         return model_class.model_validate(data)
     except pydantic.ValidationError as error:
         problems = [_Problem(detail, model_class, data) for detail in error.errors()]
-        # A union reports every member it tried; the one that got furthest is the one that was meant.
-        problems.sort(key=lambda problem: (not problem.is_unknown_key, -len(problem.path)))
+        # A union reports every member it tried; the one that got furthest is the one that was meant, and a word among
+        # words rather than among numbers.
+        problems.sort(key=lambda p: (not p.is_unknown_key, -len(p.path), not p.is_unknown_word))
         first = problems[0]
         places = {problem.path for problem in problems}
         more = f" ({len(places) - 1} more after this one)" if len(places) > 1 else ""
@@ -134,20 +136,28 @@ class _Problem:
     def __init__(self, detail: Any, model_class: type[pydantic.BaseModel], data: Any) -> None:
         self.detail = detail
         self.is_unknown_key = detail["type"] == "extra_forbidden"
+        self.is_unknown_word = detail["type"] == "literal_error" and isinstance(detail.get("input"), str)
         path: list[str | int] = []
-        here, classes = data, [model_class]
+        # Records that may stand here, and those of them that the file means.
+        here, members, classes = data, [model_class], [model_class]
         for position, part in enumerate(detail["loc"]):
             is_last = position == len(detail["loc"]) - 1
             if isinstance(here, Mapping) and part in here:
                 if not (is_last and self.is_unknown_key):
-                    classes = _classes_below(classes, part, here[part])
-                here = here[part]
+                    members = _classes_below(classes, part)
+                    classes = _chosen(members, here[part])
+                    here = here[part]
             elif isinstance(here, (list, tuple)) and isinstance(part, int) and part < len(here):
                 here = here[part]
             elif not (is_last and detail["type"] == "missing"):
                 continue  # the tag of a union member, which the file does not show
             path.append(part)
+        if detail["type"] == "union_tag_invalid" and isinstance(here, Mapping):
+            path.append(str(detail["ctx"]["discriminator"]).strip("'"))
         self.path: KeyPath = tuple(path)
+        self.record = here.get("name") if isinstance(here, Mapping) and len(members) > 1 else None
+        others = [cls for cls in members if cls not in classes]
+        self.owners = [str(_name_of(cls)) for cls in others if path and path[-1] in cls.model_fields]
         self.known = sorted({name for cls in classes for name in cls.model_fields})
 
     def message(self, file: str, lines: LineMap) -> str:
@@ -157,6 +167,10 @@ class _Problem:
         kind, text = self.detail["type"], str(self.detail["msg"])
         if self.is_unknown_key:
             wrong, fix = f"unknown key '{self.path[-1]}'", _closest(str(self.path[-1]), self.known)
+            if self.record is not None:
+                wrong += f" of '{self.record}'"
+            if self.owners:
+                wrong += f", it belongs to {', '.join(self.owners)}"
             return str(located(wrong, file=place, key=key, fix=fix))
         if kind == "missing":
             return str(located("is missing", file=place, key=key))
@@ -187,16 +201,24 @@ class _Problem:
         return str(located(text, file=place, key=key))
 
 
-def _classes_below(classes: Sequence[type[pydantic.BaseModel]], key: Any, value: Any) -> list[type[pydantic.BaseModel]]:
-    """The record classes that `key` may hold; a `name` in `value` picks the member of a union."""
+def _classes_below(classes: Sequence[type[pydantic.BaseModel]], key: Any) -> list[type[pydantic.BaseModel]]:
+    """The record classes that `key` may hold."""
     found: list[type[pydantic.BaseModel]] = []
     for cls in classes:
         field = cls.model_fields.get(str(key))
         if field is not None:
             found += _classes_in(field.annotation)
+    return found
+
+
+def _chosen(classes: list[type[pydantic.BaseModel]], value: Any) -> list[type[pydantic.BaseModel]]:
+    """The members of a union that the `name` in `value` picks, or all of them."""
     name = value.get("name") if isinstance(value, Mapping) else None
-    chosen = [cls for cls in found if "name" in cls.model_fields and cls.model_fields["name"].default == name]
-    return chosen or found
+    return [cls for cls in classes if name is not None and _name_of(cls) == name] or classes
+
+
+def _name_of(cls: type[pydantic.BaseModel]) -> str | None:
+    return cls.model_fields["name"].default if "name" in cls.model_fields else None
 
 
 def _classes_in(annotation: Any) -> list[type[pydantic.BaseModel]]:

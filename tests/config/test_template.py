@@ -63,9 +63,9 @@ def test_schema_describes_every_option():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("model.cutof=5", "--set: model.cutof: unknown key 'cutof'; did you mean 'cutoff'?"),
-        ("model.name=nequip", "--set: model.name: got 'nequip'; expected 'mace'"),
-        ("model.name=os.system", "--set: model.name: got 'os.system'; expected 'mace'"),
+        ("model.cutof=5", "--set: model.cutof: unknown key 'cutof' of 'mace'; did you mean 'cutoff'?"),
+        ("model.name=nequip", "--set: model.name: unknown name 'nequip'; known: "),
+        ("model.name=os.system", "--set: model.name: unknown name 'os.system'; known: "),
         ("model.cutoff=-1", "--set: model.cutoff: got -1; expected greater than 0"),
         ("model.hidden_irreps=32x0e+16x1o", "--set: model: hidden_irreps"),
         ("model.hidden_irreps=100000000x0e", "at most 4096"),

@@ -50,14 +50,30 @@ def refused(text: str) -> str:
 
 def test_misspelt_key_is_refused_with_line_and_suggestion():
     text = "seed: 1\noptimizer:\n  name: adam\n  lrr: 0.1\n"
-    expected = "run.yaml:4: optimizer.lrr: unknown key 'lrr'; did you mean 'learning_rate'?"
+    expected = "run.yaml:4: optimizer.lrr: unknown key 'lrr' of 'adam'; did you mean 'learning_rate'?"
     assert refused(text) == expected
     assert refused("sed: 1\n") == "run.yaml:1: sed: unknown key 'sed'; did you mean 'seed'?"
 
 
 def test_unknown_key_lists_the_known_ones_of_the_chosen_union_member():
     message = refused("optimizer:\n  name: sgd\n  zzz: 0.1\n")
-    assert message == "run.yaml:3: optimizer.zzz: unknown key 'zzz'; known: learning_rate, momentum, name"
+    assert message == "run.yaml:3: optimizer.zzz: unknown key 'zzz' of 'sgd'; known: learning_rate, momentum, name"
+
+
+def test_key_of_another_union_member_is_named_as_such():
+    message = refused("optimizer:\n  name: sgd\n  amsgrad: true\n")
+    assert message.startswith(
+        "run.yaml:3: optimizer.amsgrad: unknown key 'amsgrad' of 'sgd', it belongs to adam; known"
+    )
+
+
+def test_unknown_word_is_compared_with_words_where_numbers_are_possible_too():
+    class Size(StrictModel):
+        rank: int | Literal["exact", "full"] = "exact"
+
+    with pytest.raises(EquijaxError) as error:
+        validate(Size, {"rank": "exakt"}, "run.yaml")
+    assert str(error.value) == "run.yaml: rank: got 'exakt'; expected 'exact' or 'full'; did you mean 'exact'?"
 
 
 def test_several_mistakes_are_counted():
@@ -66,7 +82,7 @@ def test_several_mistakes_are_counted():
 
 def test_unknown_union_member_is_named():
     message = refused("optimizer:\n  name: adamm\n")
-    assert message == "run.yaml:1: optimizer: unknown name 'adamm'; did you mean 'adam'?"
+    assert message == "run.yaml:2: optimizer.name: unknown name 'adamm'; did you mean 'adam'?"
     assert "needs the key 'name'" in refused("optimizer: {momentum: 0.1}\n")
 
 
