@@ -11,15 +11,18 @@ from equijax.models.equiformer_v2 import EquiformerV2Config as EquiformerV2Confi
 from equijax.models.escn_config import ESCNConfig as ESCNConfig
 from equijax.models.mace import MACEConfig as MACEConfig
 from equijax.models.tdn import TDNConfig as TDNConfig
+from equijax.models.tensornet import TensorNetConfig as TensorNetConfig
 
 MODELS = {
     "mace": MACEConfig,
     "equiformer_v2": EquiformerV2Config,
     "tdn": TDNConfig,
     "escn": ESCNConfig,
+    "tensornet": TensorNetConfig,
 }
 
 # The type of `model:` in an experiment.
 AnyModelConfig = Annotated[
-    MACEConfig | EquiformerV2Config | TDNConfig | ESCNConfig, pydantic.Field(discriminator="name")
+    MACEConfig | EquiformerV2Config | TDNConfig | ESCNConfig | TensorNetConfig,
+    pydantic.Field(discriminator="name"),
 ]

@@ -19,9 +19,14 @@ class Dense(nn.Module):
     use_bias: bool = True
 
     @nn.compact
+    def parameters(self, inputs: int, dtype: jax.typing.DTypeLike) -> tuple[jax.Array, jax.Array | None]:
+        """Kernel and bias, for callers that apply them in blocks."""
+        kernel = self.param("kernel", _uniform, (inputs, self.features), dtype)
+        return kernel, self.param("bias", nn.initializers.zeros, (self.features,), dtype) if self.use_bias else None
+
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = x @ self.param("kernel", _uniform, (x.shape[-1], self.features), x.dtype)
-        return y + self.param("bias", nn.initializers.zeros, (self.features,), x.dtype) if self.use_bias else y
+        kernel, bias = self.parameters(x.shape[-1], x.dtype)
+        return x @ kernel if bias is None else x @ kernel + bias
 
 
 class DegreeDense(nn.Module):

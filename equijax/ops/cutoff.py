@@ -22,5 +22,5 @@ def polynomial_cutoff(lengths: jax.Array, cutoff: float | jax.Array, power: int)
 
 
 def cosine_cutoff(lengths: jax.Array, cutoff: float) -> jax.Array:
-    """(1 + cos(π r/cutoff)) / 2, zero from the cutoff on, where only its first derivative is continuous. Lengths in Å."""
+    """(1 + cos(π r/cutoff)) / 2, zero from the cutoff on, where only its first derivative is continuous. Å."""
     return jnp.where(lengths < cutoff, 0.5 * (1.0 + jnp.cos(jnp.pi / cutoff * lengths)), 0.0)

@@ -69,8 +69,9 @@ CASES = {
         weight_scale=0.6,
     ),
     "tensornet": Case(
-        TensorNetConfig(cutoff=CUTOFF, channels=4, num_layers=2, num_radial=6),
-        "4x0e+4x1o+4x2e+" * 2 + "4x0e+4x1o+4x2e",
+        TensorNetConfig(cutoff=CUTOFF, channels=8, num_layers=2, num_radial=10),
+        "8x0e+8x1o+8x2e+" * 2 + "8x0e+8x1o+8x2e",
+        weight_scale=0.8,
     ),
 }
 
@@ -145,9 +146,10 @@ WIDE_CASES = {
     ),
     "tensornet": Case(
         TensorNetConfig(
-            cutoff=CUTOFF, channels=4, num_layers=1, num_radial=6, total_charge=1.0, radial_basis="parameters"
+            cutoff=CUTOFF, channels=8, num_layers=1, num_radial=10, total_charge=1.0, radial_basis="parameters"
         ),
-        "4x0e+4x1o+4x2e+4x0e+4x1o+4x2e",
+        "8x0e+8x1o+8x2e+8x0e+8x1o+8x2e",
+        weight_scale=0.6,
     ),
 }
 
