@@ -226,10 +226,9 @@ def node_energies(config, matrices):
     ("edge_product", "respects_inversion"),
     [
         ("clebsch_gordan", True),
-        ({"name": "so2", "mmax": 1}, True),
         ({"name": "so2_linear", "mmax": 1, "hidden_channels": 6, "parity": "any"}, False),
     ],
-    ids=["clebsch_gordan", "so2", "parity any"],
+    ids=["clebsch_gordan", "parity any"],
 )
 def test_symmetry_of_every_mixing(edge_product, respects_inversion):
     config = ESCNConfig(
