@@ -143,6 +143,10 @@ class EquiformerV2Config(StrictModel):
             f"what one activation makes of l > 0"
             for key, resolution in self._resolutions().items()
         ]
+        if not self.is_conservative:
+            found.append(
+                "forces are predicted directly: they are not the gradient of the energy; no stress, no Hessian"
+            )
         if self.parity == "any":
             found.append("parity any is equivariant under rotations only, not under inversion")
         if self.envelope == "none":

@@ -6,14 +6,19 @@ import functools
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pydantic
 import pytest
 
 from equijax.experiment import ExperimentConfig
+from equijax.graph.batching import batch, structure_graph
 from equijax.models import EquiformerV2Config, ModelStatistics
+from equijax.potential.derivatives import energy_and_derivatives
 from equijax.potential.potential import Potential, parameter_shapes
+from equijax.precision import precision
 from equijax.structure import Structure
+from tests.contracts.cases import BASE
 from tests.contracts.structures import ethanol, random_rotation, transformed
 
 PUBLISHED = {
@@ -86,7 +91,14 @@ def test_limits_are_those_of_the_options():
     assert not published.is_conservative
     assert not published.is_o3
     text = " ".join(published.limits())
-    for word in ("feed_forward", "parity any", "envelope none", "max_neighbors 20", "structure_shift"):
+    for word in (
+        "predicted directly",
+        "feed_forward",
+        "parity any",
+        "envelope none",
+        "max_neighbors 20",
+        "structure_shift",
+    ):
         assert word in text
     # The grid of 18 x 18 points is good at low degrees and not at 6.
     assert "about 1e-05" in text
@@ -105,7 +117,7 @@ def direct_potential():
         edge_channels=6,
         max_neighbors=4,
         structure_shift=-0.7,
-        **{**PUBLISHED, "feed_forward": "gate"},
+        **{**PUBLISHED, "feed_forward": "gate", "radial_basis": {"name": "bessel", "count": 6}},
     )
     statistics = ModelStatistics((1, 6, 8), avg_num_neighbors=5.0, scale=2.0)
     rng = np.random.default_rng(0)
@@ -126,6 +138,27 @@ def test_direct_forces_turn_with_the_molecule():
     assert np.abs(second["forces"] - first["forces"] @ turn.T).max() < 1e-10 * size
     assert np.abs(inverted["forces"] + first["forces"] @ turn.T).max() > 1e-3 * size
     assert (alone["forces"] == 0).all()
+    # Other batches and other padding change nothing.
+    again = direct_potential().predict(molecule, ("energy", "forces"))
+    assert abs(again["energy"] - first["energy"]) < 1e-12
+    assert np.abs(again["forces"] - first["forces"]).max() < 1e-12 * size
+
+
+def test_every_weight_of_the_published_form_reaches_energies_or_forces():
+    potential = direct_potential()
+    molecules = [ethanol(), Structure(np.array([6]), np.zeros((1, 3)))]
+    graph = batch([structure_graph(s, potential.cutoff, potential.elements) for s in molecules], BASE, "float64")
+
+    def loss(params):
+        found = energy_and_derivatives(potential.module, params, graph)
+        return jnp.sum(jnp.sin(found.energy)) + jnp.sum(jnp.sin(found.forces))
+
+    with precision("float64"):
+        gradient = jax.jit(jax.grad(loss), compiler_options={"xla_backend_optimization_level": 0})(potential.params)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        assert np.isfinite(leaf).all(), name
+        assert (np.abs(leaf) > 0).all(), name
 
 
 def test_only_the_nearest_neighbours_count():
