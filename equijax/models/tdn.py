@@ -9,7 +9,8 @@ config, messages, attention, block, heads, model.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import math
+from typing import Annotated, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -75,15 +76,11 @@ class TDNConfig(StrictModel):
         if self.channels % self.num_heads:
             raise ValueError(f"channels: {self.channels} cannot be shared by {self.num_heads} heads; take a multiple")
         try:
-            for layer in range(self.num_layers):
-                self.product(self.lmax_after(layer))
+            self.product(0)
+            self.product(self.lmax)
         except EquijaxError as error:
             raise ValueError(f"edge_product: {error}") from error
         return self
-
-    def lmax_after(self, layer: int) -> int:
-        """Highest degree of the features that a layer makes: the energy is read from scalars, direct forces are not."""
-        return 0 if layer == self.num_layers - 1 and self.forces == "gradient" else self.lmax
 
     def product(self, lmax_out: int) -> AbstractEdgeConvolution:
         """The product of features with harmonics for results up to lmax_out."""
@@ -111,7 +108,16 @@ class TDNConfig(StrictModel):
         )
 
 
-class Edges(nn.Module):
+class Edges(NamedTuple):
+    """What layers know of the edges: `basis` [N, K, G], and `envelope` [N, K], zero at padded slots."""
+
+    graph: AtomGraph
+    geometry: EdgeGeometry
+    basis: jax.Array
+    envelope: jax.Array
+
+
+class EdgeAttention(nn.Module):
     """Attention and values of a block of receivers, summed over their neighbours.
 
     Arrays of B receivers with K slots: `senders` [B, K, (L+1)², C], `receivers` [B, (L+1)², C], geometry, radial basis
@@ -159,56 +165,50 @@ def joined(product: AbstractEdgeConvolution, messages: tuple[jax.Array, ...]) ->
 
 
 class Attention(nn.Module):
-    """merge(x_j) + merge(x_i) through two products with the edge, weighted by attention; what `project` takes."""
+    """merge(x_j) + merge(x_i) through two products with the edge, weighted by attention, summed, and a linear map."""
 
     config: TDNConfig
     lmax_out: int
-    project_bias: bool = True
 
     def setup(self) -> None:
-        channels = self.config.channels
-        self.merge_sender = SharedLinear(channels)
-        self.merge_receiver = SharedLinear(channels, use_bias=False)
-        self.edges = Edges(self.config, self.lmax_out)
-        self.projection = SharedLinear(channels, self.project_bias)
+        self.merge_sender = SharedLinear(self.config.channels)
+        self.merge_receiver = SharedLinear(self.config.channels, use_bias=False)
+        self.edges = EdgeAttention(self.config, self.lmax_out)
 
-    def __call__(
-        self, x: jax.Array, graph: AtomGraph, geometry: EdgeGeometry, basis: jax.Array, envelope: jax.Array
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, edges: Edges) -> jax.Array:
+        graph = edges.graph
         senders = gather_senders(self.merge_sender(x), graph.neighbors, graph.neighbor_mask, graph.reverse)
-        arrays = (senders, self.merge_receiver(x), geometry, basis, envelope)
+        arrays = (senders, self.merge_receiver(x), *edges[1:])
         if self.is_initializing():
             return self.edges(arrays)
         # Blocks are mapped over and made again in the backward pass: a function of arrays, not a bound module.
-        variables, edges = self.edges.variables, self.edges.clone(parent=None)
-        return over_receivers(lambda block: edges.apply(variables, block), arrays, senders.size * x.dtype.itemsize)
-
-    def project(self, attended: jax.Array) -> jax.Array:
-        return self.projection(attended)
+        variables, attention = self.edges.variables, self.edges.clone(parent=None)
+        return over_receivers(lambda block: attention.apply(variables, block), arrays, senders.size * x.dtype.itemsize)
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + feed_forward(norm(x)); only degrees up to lmax_out go on."""
+    """x + attention(norm(x)), then x + feed_forward(norm(x)); only degrees up to lmax_out go on.
+
+    `edges` None stands for atoms without neighbours. Returns the features twice, as a scan over blocks takes them.
+    """
 
     config: TDNConfig
     lmax_out: int
 
-    def setup(self) -> None:
-        self.norm_1 = DegreeNorm(self.config.lmax, self.config.norm_epsilon)
-        self.attention = Attention(self.config, self.lmax_out)
-        self.norm_2 = DegreeNorm(self.lmax_out, self.config.norm_epsilon)
-        self.hidden = GatedLinear(self.config.channels)
-        self.output = SharedLinear(self.config.channels)
-
-    def __call__(
-        self, x: jax.Array, graph: AtomGraph, geometry: EdgeGeometry, basis: jax.Array, envelope: jax.Array
-    ) -> jax.Array:
-        return self.update(x, self.attention(self.norm_1(x), graph, geometry, basis, envelope))
-
-    def update(self, x: jax.Array, attended: jax.Array) -> jax.Array:
-        """Features after the block from those before and what the neighbours say, zero for atoms without any."""
-        x = x[:, : attended.shape[1]] + self.attention.project(attended)
-        return x + self.output(self.hidden(self.norm_2(x)))
+    @nn.compact
+    def __call__(self, x: jax.Array, edges: Edges | None) -> tuple[jax.Array, jax.Array]:
+        config, rows = self.config, (self.lmax_out + 1) ** 2
+        if edges is None:
+            attended = jnp.zeros((x.shape[0], rows, config.channels), x.dtype)
+        else:
+            normed = DegreeNorm(config.lmax, config.norm_epsilon, name="norm_1")(x)
+            attended = Attention(config, self.lmax_out, name="attention")(normed, edges)
+        x = x[:, :rows] + SharedLinear(config.channels, name="project")(attended)
+        hidden = GatedLinear(config.channels, name="hidden")(
+            DegreeNorm(self.lmax_out, config.norm_epsilon, name="norm_2")(x)
+        )
+        x = x + SharedLinear(config.channels, name="output")(hidden)
+        return x, x
 
 
 class DegreeEmbedding(nn.Module):
@@ -221,8 +221,8 @@ class DegreeEmbedding(nn.Module):
     avg_num_neighbors: float
 
     @nn.compact
-    def __call__(self, geometry: EdgeGeometry, basis: jax.Array, envelope: jax.Array) -> jax.Array:
-        channels = self.config.channels
+    def __call__(self, edges: Edges) -> jax.Array:
+        channels, (_, geometry, basis, envelope) = self.config.channels, edges
         ones = Dense(channels, name="ones")(jnp.ones((1, channels), basis.dtype))
         radial = RadialProfile(self.config.radial_mlp, channels, name="radial")(basis) * envelope[..., None]
         summed = jnp.einsum("nkm,nkc->nmc", geometry.harmonics, radial) * ones
@@ -245,19 +245,15 @@ class EnergyHead(nn.Module):
 
 
 class ForceHead(nn.Module):
-    """Direct forces [N, 3]: one more attention, and a linear map of its vectors; zero without neighbours."""
+    """Direct forces [N, 3]: one more attention, and linear maps of its vectors; zero without neighbours."""
 
     config: TDNConfig
 
-    def setup(self) -> None:
-        self.attention = Attention(self.config, self.config.lmax, project_bias=False)
-        self.output = SharedLinear(1, use_bias=False)
-
-    def __call__(
-        self, x: jax.Array, graph: AtomGraph, geometry: EdgeGeometry, basis: jax.Array, envelope: jax.Array
-    ) -> jax.Array:
-        attended = self.attention(x, graph, geometry, basis, envelope)
-        return self.output(self.attention.project(attended[:, 1:4]))[..., 0]
+    @nn.compact
+    def __call__(self, x: jax.Array, edges: Edges) -> jax.Array:
+        vectors = Attention(self.config, self.config.lmax, name="attention")(x, edges)[:, 1:4]
+        hidden = SharedLinear(self.config.channels, use_bias=False, name="project")(vectors)
+        return SharedLinear(1, use_bias=False, name="output")(hidden)[..., 0]
 
 
 class SpeciesTable(nn.Module):
@@ -283,10 +279,23 @@ class TDN(nn.Module):
         self.gaussians = LearnableGaussians(config.num_gaussians, config.cutoff)
         self.species_table = SpeciesTable(len(self.statistics.atomic_numbers), config.channels)
         self.degree_embedding = DegreeEmbedding(config, self.statistics.avg_num_neighbors)
-        self.blocks = [Block(config, config.lmax_after(layer)) for layer in range(config.num_layers)]
-        self.norm = DegreeNorm(config.lmax_after(config.num_layers - 1), config.norm_epsilon)
+        alike = config.num_layers - config.is_conservative
+        if alike:
+            # One program for all blocks: compiling does not take longer with more of them.
+            scan = nn.scan(
+                Block,
+                variable_axes={"params": 0},
+                split_rngs={"params": True},
+                in_axes=nn.broadcast,
+                length=alike,
+            )
+            self.blocks = scan(config, config.lmax)
+        # The energy is read from scalars, and only direct forces from more.
+        if config.is_conservative:
+            self.last_block = Block(config, 0)
+        self.norm = DegreeNorm(0 if config.is_conservative else config.lmax, config.norm_epsilon)
         self.energy_head = EnergyHead(config)
-        if config.forces == "direct":
+        if not config.is_conservative:
             self.force_head = ForceHead(config)
 
     def __call__(self, graph: AtomGraph, vectors: jax.Array) -> NodeOutputs:
@@ -296,31 +305,28 @@ class TDN(nn.Module):
         geometry = EdgeGeometry(spherical_harmonics(unit, config.lmax), unit, lengths)
         envelope = polynomial_cutoff(lengths, config.cutoff, config.polynomial_cutoff_power)
         envelope = jnp.where(graph.neighbor_mask, envelope, 0.0)
-        edges = (graph, geometry, self.gaussians(lengths), envelope)
+        edges = Edges(graph, geometry, self.gaussians(lengths), envelope)
 
         table = self.species_table(vectors.dtype)
-        x = add_to_scalars(self.degree_embedding(*edges[1:]), table[graph.species])
-        features = []
-        for layer, block in enumerate(self.blocks):
-            x = block(x, *edges)
-            features.append(to_mul_ir(x, config.lmax_after(layer)))
-        x = self.norm(x)
-        energies = relative_to_isolated(
-            self.energy_head(x), self._isolated_energies(table), envelope, graph.species, self.statistics
-        )
-        node_features = jnp.where(graph.node_mask[:, None], jnp.concatenate(features, axis=1), 0.0)
+        features = self._features(add_to_scalars(self.degree_embedding(edges), table[graph.species]), edges)
+        bare = jnp.zeros((table.shape[0], (config.lmax + 1) ** 2, config.channels), table.dtype)
+        isolated = self.energy_head(self.norm(self._features(add_to_scalars(bare, table), None)[-1]))
+        x = self.norm(features[-1])
+        energies = relative_to_isolated(self.energy_head(x), isolated, envelope, graph.species, self.statistics)
         forces = None
-        if config.forces == "direct":
-            forces = self.statistics.scale * jnp.where(graph.node_mask[:, None], self.force_head(x, *edges), 0.0)
-        return NodeOutputs(jnp.where(graph.node_mask, energies, 0.0), node_features, forces)
+        if not config.is_conservative:
+            forces = self.statistics.scale * jnp.where(graph.node_mask[:, None], self.force_head(x, edges), 0.0)
+        flat = jnp.concatenate([to_mul_ir(x, math.isqrt(x.shape[1]) - 1) for x in features], axis=1)
+        return NodeOutputs(
+            jnp.where(graph.node_mask, energies, 0.0), jnp.where(graph.node_mask[:, None], flat, 0.0), forces
+        )
 
-    def _isolated_energies(self, table: jax.Array) -> jax.Array:
-        """Energies of the species without neighbours, [Z]."""
-
-        def zeros(lmax: int) -> jax.Array:
-            return jnp.zeros((table.shape[0], (lmax + 1) ** 2, table.shape[1]), table.dtype)
-
-        x = add_to_scalars(zeros(self.config.lmax), table)
-        for layer, block in enumerate(self.blocks):
-            x = block.update(x, zeros(self.config.lmax_after(layer)))
-        return self.energy_head(self.norm(x))
+    def _features(self, x: jax.Array, edges: Edges | None) -> list[jax.Array]:
+        """Features after every block; the last of a conservative model has scalars only."""
+        features: list[jax.Array] = []
+        if self.config.num_layers > self.config.is_conservative:
+            x, stacked = self.blocks(x, edges)
+            features += list(stacked)
+        if self.config.is_conservative:
+            features.append(self.last_block(x, edges)[0])
+        return features

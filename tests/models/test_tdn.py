@@ -150,7 +150,7 @@ def reference(config, params, structure):
                 f -= power * (power + 1) / 2 * t ** (power + 2)
                 edges[i].append((j, f, np.asarray(spherical_harmonics(vector / r, lmax)), basis))
 
-    embedding, block = params["degree_embedding"], params["blocks_0"]
+    embedding, block = params["degree_embedding"], jax.tree.map(lambda leaf: leaf[0], params["blocks"])
     ones = np.ones(config.channels) @ embedding["ones"]["kernel"] + embedding["ones"]["bias"]
 
     def embedded(i, neighbours):
@@ -164,7 +164,7 @@ def reference(config, params, structure):
         return x
 
     def updated(x, what):
-        x = x + shared(block["attention"]["projection"], what)
+        x = x + shared(block["project"], what)
         return x + shared(block["output"], gated(block["hidden"], normed(block["norm_2"], x, lmax, epsilon)))
 
     def energy(x):
@@ -183,7 +183,7 @@ def reference(config, params, structure):
         energies.append(STATISTICS.scale * (energy(final[i]) - energy(alone)) + STATISTICS.shift * np.tanh(bonded))
         head = params["force_head"]
         vectors = attended(head["attention"], final, i, edges[i], lmax, heads)[1:4]
-        vectors = shared(head["attention"]["projection"], vectors) @ head["output"]["linear"]["kernel"]
+        vectors = shared(head["project"], vectors) @ head["output"]["linear"]["kernel"]
         forces.append(STATISTICS.scale * vectors[:, 0])
     return np.array(energies), np.array(forces)
 
