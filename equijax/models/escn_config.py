@@ -42,7 +42,7 @@ class PointwiseGrid(StrictModel):
 
     name: Literal["grid"] = "grid"
     resolution: Annotated[int, pydantic.Field(ge=4, le=200, multiple_of=2)] | None = None
-    """Points in both directions; none takes the published 2 (lmax+1) by 2 mmax + 1, or 2 mmax + 3 for mmax = lmax."""
+    """Points in both directions; null takes the published 2 (lmax+1) by 2 mmax + 1, or 2 mmax + 3 for mmax = lmax."""
 
     @property
     def signals(self) -> int:
@@ -105,13 +105,13 @@ class ESCNConfig(StrictModel):
     radial_basis: AnyRadialBasis = Bessel()
     """bessel, or gaussian as published (600 of them)."""
     polynomial_cutoff_power: Annotated[int, pydantic.Field(ge=3, le=64)] | None = 5
-    """p of the polynomial envelope of every message; none leaves it out, as published."""
+    """p of the polynomial envelope of every message; null leaves it out, as published."""
     edge_product: AnyMixing = SO2LinearMixing()
     """Mixing of features with an edge: so2_linear, or a tensor product by name or with options."""
     activation: AnyActivation = Gate()
     """Nonlinearity of messages and updates: gate, exact_grid, or grid as published."""
     norm: AnyNorm | None = RMSNormSH()
-    """Norm of the features before each layer, with which scalars of edges are normalised too; none as published."""
+    """Norm of the features before each layer, with which scalars of edges are normalised too; null as published."""
     edge_degree_embedding: bool = True
     """Start from features of every degree, made of the directions and species of neighbours; false as published: start
     from scalars, which the first layer replaces."""
