@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from equijax.config.base import StrictModel
 from equijax.datasets.config import DatasetConfig, from_folder
 from equijax.datasets.e0 import StartModel, symbol
 from equijax.datasets.files import sha256
-from equijax.errors import EquijaxError, did_you_mean, located
+from equijax.errors import EquijaxError, EquijaxWarning, did_you_mean, located
 from equijax.potential.potential import Potential
 from equijax.structure import Structure
 from equijax.train.new_elements import with_new_elements
@@ -119,6 +120,30 @@ class StartingPoint:
             change = "kept" if new == old else f"-> {new:.4f} eV, changed by {new - old:+.4f}"
             lines.append(f"E0 {symbol(z)}: {old:.4f} eV {change}")
         return lines
+
+
+ANOTHER_LEVEL = 0.3
+"""eV/atom; binding energies of two sensible methods are nearer, so larger errors of a model come from its E0s."""
+
+
+def warn_of_reference_levels(record: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Warn when the start model, before any step, is so far off that its E0s must be those of another method.
+
+    `record` is the validation of it, with `energy_rmse_per_atom` and, for old data, `replay_energy_rmse_per_atom`;
+    `config` the experiment as plain data.
+    """
+    sections = {"dataset": ("", config["dataset"])}
+    if config["fine_tuning"]["replay"] is not None:
+        sections["fine_tuning.replay.dataset"] = ("replay_", config["fine_tuning"]["replay"]["dataset"])
+    for key, (part, section) in sections.items():
+        error = record.get(f"{part}energy_rmse_per_atom", 0.0)
+        if error > ANOTHER_LEVEL and section["atomic_energies"] != "refit":
+            warnings.warn(
+                f"{key}.atomic_energies: with them the start model is off by {error:.2f} eV/atom, which training would "
+                "put into its binding energies; refit moves them to the reference level of the data",
+                EquijaxWarning,
+                stacklevel=2,
+            )
 
 
 def starting_point(experiment: Any) -> StartingPoint | None:

@@ -19,6 +19,7 @@ from equijax.train.config import LossConfig, PlateauSchedule
 from equijax.train.console import Display
 from equijax.train.crash import gradient_norms, module_norms, write_crash_report
 from equijax.train.environment import environment
+from equijax.train.fine_tuning import warn_of_reference_levels
 from equijax.train.interruption import EXIT_CODES, StopSignals, TrainingInterrupted
 from equijax.train.loss import loss_weights, total_loss
 from equijax.train.metrics_log import MetricsLog
@@ -72,7 +73,9 @@ class Trainer:
     def run(self, signals: StopSignals) -> None:
         """Train until max_epochs or early stopping; raises `TrainingInterrupted` after saving on a signal."""
         if self.progress.step == 0 and self.progress.best_loss is None:
-            self._validate()
+            record = self._validate()
+            if self.task.start is not None:
+                warn_of_reference_levels(record, self.task.config)
             self._save()
         while not self._finished():
             self._epoch(signals)
@@ -142,8 +145,8 @@ class Trainer:
         progress.plateau = PlateauState(factor=progress.plateau.factor)
         self.event("stage", f"stage {stage} begins at epoch {progress.epoch}")
 
-    def _validate(self) -> None:
-        """Validation loss and errors of the averaged parameters; keeps them when they are the best so far.
+    def _validate(self) -> dict[str, Any]:
+        """Record of the validation of the averaged parameters, which are kept when they are the best so far.
 
         With replay the loss is that of new and old frames in the proportion that an epoch of training has.
         """
@@ -173,6 +176,7 @@ class Trainer:
         if isinstance(schedule, PlateauSchedule) and progress.step:
             base = self.training.optimizer.learning_rate
             progress.plateau = after_evaluation(schedule, progress.plateau, value, base)
+        return record
 
     def _validation_sums(self, source: BatchSource, loss: LossConfig) -> dict[str, float]:
         evaluate = self._compiled_evaluation(loss)

@@ -19,7 +19,7 @@ from equijax.errors import EquijaxError, EquijaxWarning
 from equijax.models import MODELS
 from equijax.train import loop
 from equijax.train.config import TrainingConfig
-from equijax.train.fine_tuning import FineTuningConfig, starting_point
+from equijax.train.fine_tuning import FineTuningConfig, starting_point, warn_of_reference_levels
 from equijax.train.interruption import TrainingInterrupted
 from equijax.train.new_elements import with_new_elements
 from equijax.train.replay import at_level, epoch_selection
@@ -29,6 +29,9 @@ from equijax.weights import load, save
 from tests.toy_model import ToyConfig, toy_potential
 from tests.train.test_trainer import StopAt
 from tests.train.toy_training import ATOMIC_ENERGIES, ToyExperiment, digest, molecules
+
+# The start model has random parameters.
+pytestmark = pytest.mark.filterwarnings("ignore:.*with them the start model is off by:equijax.errors.EquijaxWarning")
 
 E0 = {"H": -13.6, "C": -1030.0, "O": -2040.0}
 LEVEL = {1: 0.25, 6: -1.0, 8: 2.0}  # another reference method: what it adds per atom, eV
@@ -131,6 +134,17 @@ def test_energies_of_the_new_data_replace_those_of_their_elements_only(folder):
     task = build_task(experiment(folder, "one_composition.xyz", {"H": -13.0, "C": -1031.0}))
     assert task.atomic_energies == {1: -13.0, 6: -1031.0, 8: -2040.0}
     assert set(load(folder / "start.safetensors").elements) == {1, 6, 8}
+
+
+def test_a_start_model_that_is_far_off_is_said_to_have_other_reference_energies():
+    energies = {"atomic_energies": "start_model"}
+    config = {"dataset": energies, "fine_tuning": {"replay": {"dataset": energies}}}
+    with pytest.warns(EquijaxWarning, match=r"^dataset.atomic_energies: .* off by 0.41 eV/atom.* refit moves them"):
+        warn_of_reference_levels({"energy_rmse_per_atom": 0.41, "replay_energy_rmse_per_atom": 0.01}, config)
+    with pytest.warns(EquijaxWarning, match=r"^fine_tuning.replay.dataset.atomic_energies: "):
+        warn_of_reference_levels({"energy_rmse_per_atom": 0.02, "replay_energy_rmse_per_atom": 0.5}, config)
+    config = {"dataset": {"atomic_energies": "refit"}, "fine_tuning": {"replay": None}}
+    warn_of_reference_levels({"energy_rmse_per_atom": 0.41}, config)
 
 
 def test_energies_of_a_start_model_need_one(folder):
