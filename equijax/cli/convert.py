@@ -45,3 +45,22 @@ def fairchem(
     from equijax.weights.fairchem_import import convert_fairchem
 
     typer.echo(convert_fairchem(source, output, elements))
+
+
+@app.command("torchmd-net")
+def torchmd_net(
+    source: Annotated[Path, typer.Argument(help="CHECKPOINT.ckpt of torchmd-net (needs torch), or an export.")],
+    output: Annotated[Path, typer.Argument(help="OUT.safetensors")],
+    energy_unit: Annotated[str, typer.Option(help="Unit of its energies, which the checkpoint does not say: eV, ...")],
+    elements: Annotated[
+        str | None, typer.Option(help="Elements to keep, such as H,C,O; by default those with an energy in Atomref.")
+    ] = None,
+    num_atoms: Annotated[
+        int | None, typer.Option(min=1, help="Atoms per molecule, to spread the mean energy of a molecule over.")
+    ] = None,
+    total_charge: Annotated[float, typer.Option(help="Charge of the structures, in e.")] = 0.0,
+) -> None:
+    """A TensorNet of torchmd-net, verified against it where it is installed; nothing in the file is executed."""
+    from equijax.weights.torchmd_net_import import convert_torchmd_net
+
+    typer.echo(convert_torchmd_net(source, output, energy_unit, elements, num_atoms, total_charge))

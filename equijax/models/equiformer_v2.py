@@ -40,8 +40,8 @@ _REFUSED = {
     "drop_path": _NO_RANDOM_NUMBERS,
     "drop_path_rate": _NO_RANDOM_NUMBERS,
     "proj_drop": _NO_RANDOM_NUMBERS,
-    "edge_product": "the message of every edge is activated before messages are added, and the tensor products give "
-    "sums over the neighbours; EquiformerV2 has its own linear maps in the frame of the edge (parity, mmax)",
+    "edge_product": "its maps in the frame of the edge mix degrees and channels of both atoms at once, before and "
+    "after an activation of every edge; a tensor product, which keeps channels apart and adds neighbours, does not fit",
 }
 
 
@@ -143,6 +143,11 @@ class EquiformerV2Config(StrictModel):
             f"what one activation makes of l > 0"
             for key, resolution in self._resolutions().items()
         ]
+        if self.is_conservative and isinstance(self.attention.activation, SeparableS2):
+            found.append(
+                "attention.activation depends by that error on the turn of each frame about its edge, which is not "
+                "continuous: energies jump where an edge crosses the plane y = 0"
+            )
         if not self.is_conservative:
             found.append(
                 "forces are predicted directly: they are not the gradient of the energy; no stress, no Hessian"

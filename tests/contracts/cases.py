@@ -71,7 +71,7 @@ CASES = {
     "tensornet": Case(
         TensorNetConfig(cutoff=CUTOFF, channels=8, num_layers=2, num_radial=10),
         "8x0e+8x1o+8x2e+" * 2 + "8x0e+8x1o+8x2e",
-        weight_scale=0.8,
+        weight_scale=0.6,
     ),
 }
 

@@ -75,7 +75,7 @@ def test_published_parameter_counts(lmax, mmax, num_layers, published):
         ({"envelope": "none"}, "expected envelope: polynomial, or forces: direct"),
         ({"max_neighbors": 20}, "expected none, or forces: direct"),
         ({"drop_path_rate": 0.1}, "drop_path_rate: training draws no random numbers"),
-        ({"edge_product": "gaunt_grid"}, "edge_product: the message of every edge is activated"),
+        ({"edge_product": "gaunt_grid"}, "edge_product: its maps in the frame of the edge mix"),
     ],
 )
 def test_refusals(options, message):
@@ -102,6 +102,8 @@ def test_limits_are_those_of_the_options():
         assert word in text
     # The grid of 18 x 18 points is good at low degrees and not at 6.
     assert "about 1e-05" in text
+    on_grid = EquiformerV2Config(attention={"activation": "separable_s2"})
+    assert "energies jump where an edge crosses" in " ".join(on_grid.limits())
     assert "about 2e-02" in " ".join(EquiformerV2Config(lmax=6, feed_forward="grid_mlp").limits())
 
 
