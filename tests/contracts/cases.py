@@ -69,9 +69,9 @@ CASES = {
         weight_scale=0.6,
     ),
     "tensornet": Case(
-        TensorNetConfig(cutoff=CUTOFF, channels=8, num_layers=2, num_radial=10),
-        "8x0e+8x1o+8x2e+" * 2 + "8x0e+8x1o+8x2e",
-        weight_scale=0.6,
+        TensorNetConfig(cutoff=CUTOFF, channels=12, num_layers=2, num_radial=6),
+        "12x0e+12x1o+12x2e+" * 2 + "12x0e+12x1o+12x2e",
+        weight_scale=0.5,
     ),
 }
 
@@ -146,7 +146,7 @@ WIDE_CASES = {
     ),
     "tensornet": Case(
         TensorNetConfig(
-            cutoff=CUTOFF, channels=8, num_layers=1, num_radial=10, total_charge=1.0, radial_basis="parameters"
+            cutoff=CUTOFF, channels=8, num_layers=1, num_radial=6, total_charge=1.0, radial_basis="parameters"
         ),
         "8x0e+8x1o+8x2e+8x0e+8x1o+8x2e",
         weight_scale=0.6,
