@@ -54,7 +54,7 @@ CASES = {
     "tdn": Case(
         TDNConfig(cutoff=CUTOFF, channels=4, num_layers=2, num_heads=2, num_gaussians=6, radial_mlp=(8,)),
         "4x0e+4x1o+4x2e+4x0e",
-        weight_scale=0.85,
+        weight_scale=0.9,
     ),
     "escn": Case(
         ESCNConfig(
@@ -125,6 +125,7 @@ WIDE_CASES = {
             num_gaussians=6,
             radial_mlp=(8,),
             polynomial_cutoff_power=3,
+            norm_epsilon=0.1,
             edge_product=CP(rank="exact"),
         ),
         "6x0e+6x1o+6x2e+6x0e+6x1o+6x2e+6x0e",
