@@ -77,7 +77,7 @@ def _activation(config: ESCNConfig, lmax: int) -> AnyActivation:
 
 
 class FrameMessage(nn.Module):
-    """Sum over neighbours of D^T act(S D x_sender + T D x_receiver) (Eqs. 6 to 9), S and T SO(2) convolutions."""
+    """Sum over neighbours of D^T act(S D x_sender + T D x_receiver), S and T SO(2) convolutions."""
 
     config: ESCNConfig
     lmax_out: int
@@ -143,7 +143,7 @@ def _scalars(activation: AnyActivation, lmax: int, channels: int, x: jax.Array, 
 
 
 class GridUpdate(nn.Module):
-    """Three pointwise layers on the grid of [x, messages] (Eq. 10). The outer ones commute with the grid and are
+    """Three pointwise layers on the grid of [x, messages]. The outer ones commute with the grid and are
     applied to coefficients."""
 
     config: ESCNConfig

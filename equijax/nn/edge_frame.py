@@ -1,4 +1,4 @@
-"""Features in the frame of each edge and back, sorted by the order m (eSCN, arXiv:2302.03655, Sec. 3.1).
+"""Features in the frame of each edge and back, sorted by the order m (eSCN, arXiv:2302.03655).
 
 Q turns the edge to the polar axis, Q r = e_y. What is left of the rotations is the turn about e_y, which mixes only the
 components m and -m of the turned features g = D(Q) x; they are therefore kept as one array per m = 0..M,

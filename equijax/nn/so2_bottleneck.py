@@ -1,4 +1,4 @@
-"""The SO(2) convolution of eSCN (arXiv:2302.03655, Eq. 9): to hidden channels, times scalars of the edge, and back."""
+"""The SO(2) convolution of eSCN (arXiv:2302.03655): to hidden channels, times scalars of the edge, and back."""
 
 from __future__ import annotations
 

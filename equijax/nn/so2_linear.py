@@ -1,4 +1,4 @@
-"""Linear maps in the frame of the edge that mix degrees and channels at once (eSCN, arXiv:2302.03655, Eq. 9).
+"""Linear maps in the frame of the edge that mix degrees and channels at once (eSCN, arXiv:2302.03655).
 
 For every order m one matrix takes all degrees and channels of `parts[m]` (see `edge_frame`) to those of the result:
 
