@@ -2,8 +2,8 @@
 
 Trains the CPU-sized experiment of each architecture on each data set for the same wall-clock budget: a trial run of two
 epochs gives the time of an epoch, and the real run, with its whole learning-rate schedule, gets as many as fit. Then it
-tests, runs 10 ps of NVE dynamics with the ethanol models, and times MD and training steps, the models taking turns. Runs that
-are finished are kept, so an interrupted benchmark continues.
+tests, runs 10 ps of NVE dynamics with the ethanol models, and times MD and training steps, the models taking turns.
+Runs that are finished are kept, so an interrupted benchmark continues.
 
     python benchmarks/model_zoo.py --3bpa FOLDER [--minutes 5] [--output runs/zoo] [--only mace tensornet]
 
