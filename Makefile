@@ -45,8 +45,13 @@ $(PEERS)/mlip/bin/python:
 	$(PYTHON) -m venv $(PEERS)/mlip
 	$(PEERS)/mlip/bin/python -m pip install --quiet 'mlip==0.2.5'
 
-bench-peers: $(STAMP) $(PEERS)/mace-torch/bin/python $(PEERS)/mlip/bin/python
+$(PEERS)/torchmd-net/bin/python:
+	$(PYTHON) -m venv $(PEERS)/torchmd-net
+	$(PEERS)/torchmd-net/bin/python -m pip install --quiet 'torchmd-net==3.1.0'
+
+bench-peers: $(STAMP) $(PEERS)/mace-torch/bin/python $(PEERS)/mlip/bin/python $(PEERS)/torchmd-net/bin/python
 	$(BIN)/python benchmarks/peers_mace.py --mace-torch $(PEERS)/mace-torch/bin/python --mlip $(PEERS)/mlip/bin/python
+	$(BIN)/python benchmarks/peers_tensornet.py --torchmd-net $(PEERS)/torchmd-net/bin/python
 
 docs: $(STAMP)
 	$(BIN)/python -m pip install --quiet -e '.[docs]'

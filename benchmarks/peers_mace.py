@@ -30,7 +30,7 @@ ALLOCATORS: dict[str, dict[str, str]] = {
         "MALLOC_TRIM_THRESHOLD_": "17179869184",
     },
 }
-MODELS = {"64x0e+64x1o": "64x0e+64x1o", "128x0e": "128x0e"}
+MODELS = {name: {"hidden_irreps": name} for name in ("64x0e+64x1o", "128x0e")}
 CASES = (("md", "molecule"), ("md", "copper_500"), ("train", "molecule_x5"))
 
 
@@ -66,7 +66,10 @@ class Worker:
         self.process.wait()
 
 
-def measure(pythons: dict[str, str], systems: dict[str, Any], options: argparse.Namespace) -> list[dict[str, Any]]:
+def measure(
+    pythons: dict[str, str], systems: dict[str, Any], models: dict[str, dict[str, Any]], options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """One row per library, allocator, model and case; `models` gives the fields by which workers build each."""
     rows = []
     for allocator in options.allocators.split(","):
         workers = [Worker(name, python, options.core, allocator) for name, python in pythons.items()]
@@ -75,7 +78,7 @@ def measure(pythons: dict[str, str], systems: dict[str, Any], options: argparse.
                 for task, system in CASES:
                     case = {
                         "task": task,
-                        "hidden_irreps": MODELS[model],
+                        **models[model],
                         "system": systems[system]["system"],
                         "avg_num_neighbors": systems["molecule_x5"]["edges"] / systems["molecule_x5"]["atoms"],
                     }
@@ -125,37 +128,47 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mace-torch", default=os.environ.get("MACE_TORCH_PYTHON"), metavar="PYTHON")
-    parser.add_argument("--mlip", default=os.environ.get("MLIP_PYTHON"), metavar="PYTHON")
+def arguments(description: str | None, models: dict[str, dict[str, Any]]) -> argparse.ArgumentParser:
+    """The options of every benchmark against peers."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--molecules", type=Path, help="extxyz with 27-atom frames; rattled clusters without it")
     parser.add_argument("--core", type=int, default=0, help="the core that every worker is pinned to")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="per library, case and round")
-    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--models", default=",".join(models))
     parser.add_argument("--allocators", default=",".join(ALLOCATORS), help="glibc settings, comma separated")
     parser.add_argument("--folder", type=Path, default=Path("benchmarks/results"))
-    options = parser.parse_args()
+    return parser
 
-    pythons = {"equijax": sys.executable}
-    if options.mace_torch:
-        pythons["mace_torch"] = options.mace_torch
-    if options.mlip:
-        pythons["mlip"] = options.mlip
+
+def run(name: str, pythons: dict[str, str], models: dict[str, dict[str, Any]], options: argparse.Namespace) -> None:
+    """Measure, and write `name`.jsonl and `name`.md."""
     systems = write_all(options.folder / "inputs", options.molecules)
-    rows = measure(pythons, systems, options)
+    rows = measure(pythons, systems, models, options)
     facts = {
         "machine": platform.processor() or platform.machine(),
         "python": platform.python_version(),
         "cores": os.cpu_count(),
         "molecules": options.molecules.name if options.molecules else "clusters of ethanol",
     }
-    with open(options.folder / "peers_mace.jsonl", "w") as file:
+    with open(options.folder / f"{name}.jsonl", "w") as file:
         file.writelines(json.dumps(line) + "\n" for line in (facts, *rows))
     text = table(rows)
-    (options.folder / "peers_mace.md").write_text(text + "\n")
+    (options.folder / f"{name}.md").write_text(text + "\n")
     print(text)
+
+
+def main() -> None:
+    parser = arguments(__doc__, MODELS)
+    parser.add_argument("--mace-torch", default=os.environ.get("MACE_TORCH_PYTHON"), metavar="PYTHON")
+    parser.add_argument("--mlip", default=os.environ.get("MLIP_PYTHON"), metavar="PYTHON")
+    options = parser.parse_args()
+    pythons = {"equijax": sys.executable}
+    if options.mace_torch:
+        pythons["mace_torch"] = options.mace_torch
+    if options.mlip:
+        pythons["mlip"] = options.mlip
+    run("peers_mace", pythons, MODELS, options)
 
 
 if __name__ == "__main__":

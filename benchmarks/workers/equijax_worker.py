@@ -12,7 +12,7 @@ import equijax
 from equijax.graph.atom_graph import edge_vectors
 from equijax.graph.batching import StructureGraph, batch_capacity, structure_graph
 from equijax.graph.padding import CompileCounter, PaddingPolicy
-from equijax.models import MACEConfig, ModelStatistics
+from equijax.models import MACEConfig, ModelStatistics, TensorNetConfig
 from equijax.potential.derivatives import energy_and_derivatives
 from equijax.precision import jit, precision
 from equijax.structure import Structure
@@ -43,15 +43,23 @@ def read(path: str) -> tuple[list[Structure], list[StructureGraph], dict[str, np
     return structures, graphs, system
 
 
-def build(case: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    structures, graphs, system = read(case["system"])
-    config = MACEConfig(
+def model_config(case: dict[str, Any]) -> Any:
+    """MACE or TensorNet in the form of its peers, which the fields of the case tell apart."""
+    if "channels" in case:
+        return TensorNetConfig(
+            channels=case["channels"], num_layers=case["num_layers"], envelope="cosine", isolated_atoms="learned"
+        )
+    return MACEConfig(
         hidden_irreps=case["hidden_irreps"],
         first_interaction="agnostic",
         isolated_atoms="learned",
         activation_norm="torch_e3nn",
     )
-    module = config.build(ModelStatistics(ELEMENTS, float(case["avg_num_neighbors"])))
+
+
+def build(case: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    structures, graphs, system = read(case["system"])
+    module = model_config(case).build(ModelStatistics(ELEMENTS, float(case["avg_num_neighbors"])))
     ends = np.cumsum(system["num_atoms"])
     frames = [
         LabelledFrame(
