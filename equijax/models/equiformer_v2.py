@@ -20,7 +20,7 @@ from equijax.config.base import StrictModel
 from equijax.graph.atom_graph import AtomGraph
 from equijax.irreps.layout import to_mul_ir
 from equijax.models.contract import ModelStatistics, NodeOutputs
-from equijax.models.reference import relative_to_isolated
+from equijax.models.reference import relative_to_isolated, shared_by_atoms
 from equijax.nn.edge_frame import edge_frame, sum_out_of_frame
 from equijax.nn.feed_forward import FeedForward, ScalarNetwork
 from equijax.nn.graph_attention import Attention, Edges, GraphAttention
@@ -29,7 +29,7 @@ from equijax.nn.radial_basis import AnyRadialBasis, Bessel
 from equijax.nn.radial_function import RadialFunction
 from equijax.nn.separable_activation import AnyFeedForward, ExactGrid, GridMLP, SeparableS2, silu_error
 from equijax.ops.clebsch_gordan import Parity
-from equijax.ops.cutoff import polynomial_cutoff
+from equijax.ops.cutoff import nearest_neighbors, polynomial_cutoff
 
 Count = Annotated[int, pydantic.Field(ge=1, le=8192)]
 
@@ -294,8 +294,7 @@ class EquiformerV2(nn.Module):
         else:
             energies = self.statistics.scale * energies + self.statistics.shift
         if config.structure_shift:
-            atoms = jax.ops.segment_sum(graph.node_mask.astype(energies.dtype), graph.node_graph, graph.num_graphs)
-            energies = energies + config.structure_shift / jnp.maximum(atoms, 1.0)[graph.node_graph]
+            energies = energies + shared_by_atoms(config.structure_shift, graph)
         if not config.is_conservative:
             # Degree 1 is x, y, z.
             forces = self.statistics.scale * self.force_head(after, edges)[:, :, 0]
@@ -334,8 +333,6 @@ class EquiformerV2(nn.Module):
             weight = polynomial_cutoff(lengths, config.cutoff, config.polynomial_cutoff_power)
         # A list may hold edges beyond the cutoff.
         counts = graph.neighbor_mask & (lengths < config.cutoff)
-        if config.max_neighbors is not None and config.max_neighbors < graph.num_neighbors:
-            ordered = jnp.sort(jnp.where(counts, lengths, jnp.inf), axis=1)
-            # fairchem's tolerance of a shell.
-            counts = counts & (lengths < ordered[:, config.max_neighbors - 1, None] + 0.01)
+        if config.max_neighbors is not None:
+            counts = nearest_neighbors(lengths, counts, config.max_neighbors)
         return Edges(graph, frame, basis, jnp.where(counts, weight, 0.0))

@@ -44,3 +44,9 @@ def relative_to_isolated(
     relative = statistics.scale * (energies - isolated[species]) + statistics.shift * jnp.tanh(bonded)
     # Exactly zero without neighbours, not zero up to the rounding of two evaluations.
     return jnp.where(bonded > 0.0, relative, 0.0)
+
+
+def shared_by_atoms(energy: float, graph: AtomGraph) -> jax.Array:
+    """An energy of a whole structure, in equal parts for its atoms, [N]: it does not grow with the structure."""
+    atoms = jax.ops.segment_sum(graph.node_mask.astype(graph.positions.dtype), graph.node_graph, graph.num_graphs)
+    return energy / jnp.maximum(atoms, 1.0)[graph.node_graph]

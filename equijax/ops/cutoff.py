@@ -24,3 +24,14 @@ def polynomial_cutoff(lengths: jax.Array, cutoff: float | jax.Array, power: int)
 def cosine_cutoff(lengths: jax.Array, cutoff: float) -> jax.Array:
     """(1 + cos(π r/cutoff)) / 2, zero from the cutoff on, where only its first derivative is continuous. Å."""
     return jnp.where(lengths < cutoff, 0.5 * (1.0 + jnp.cos(jnp.pi / cutoff * lengths)), 0.0)
+
+
+def nearest_neighbors(lengths: jax.Array, counts: jax.Array, number: int) -> jax.Array:
+    """The mask `counts` [N, K] with no more than the `number` shortest `lengths` of each row, Å.
+
+    Edges within 0.01 Å of the last one count too, all of a shell. What is made of them jumps where two change places.
+    """
+    if number >= lengths.shape[1]:
+        return counts
+    ordered = jnp.sort(jnp.where(counts, lengths, jnp.inf), axis=1)
+    return counts & (lengths < ordered[:, number - 1, None] + 0.01)

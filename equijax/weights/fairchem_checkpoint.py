@@ -12,7 +12,7 @@ import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,8 +28,10 @@ CONSTANTS = (
     (r"(.*\.)?expand_index", "index tables of the degree"),
     (r"(.*\.)?balance_degree_weight", "weights of the degrees in a norm"),
     (r"(.*\.)?distance_expansion\.offset", "centres of the Gaussians"),
+    (r"(.*\.)?sphere_points", "points where eSCN reads its results"),
+    (r"(.*\.)?sphharm_weights\.\d+", "harmonics at these points"),
 )
-"""Buffers that follow from the config, by the name that ends their key; those that a test can hold are compared."""
+"""Arrays that follow from the config, by the name that ends their key; those that a test can hold are compared."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +86,80 @@ class FairchemState:
 
 def _is_constant(key: str) -> bool:
     return any(re.fullmatch(pattern, key) for pattern, _ in CONSTANTS)
+
+
+class TargetUnits(NamedTuple):
+    """Energies are `energy_rmsd` times the output plus `energy_mean` per structure, eV; forces `force_rmsd` times."""
+
+    energy_mean: float
+    energy_rmsd: float
+    force_rmsd: float
+
+
+def target_units(normalizers: Mapping[str, Mapping[str, float]]) -> TargetUnits:
+    """What the outputs stand for; those of a checkpoint without normalizers are in eV and eV/Å."""
+    if normalizers.keys() - {"energy", "forces"}:
+        raise EquijaxError(f"normalizers {', '.join(normalizers)}: expected energy and forces only")
+    energy, forces = (normalizers.get(key, {"mean": 0.0, "rmsd": 1.0}) for key in ("energy", "forces"))
+    if forces["mean"] != 0:
+        raise EquijaxError(f"normalizers: forces have the mean {forces['mean']}; expected 0")
+    return TargetUnits(energy["mean"], energy["rmsd"], forces["rmsd"])
+
+
+def split_model(
+    model: Mapping[str, Any], names: Sequence[str], energy_heads: Sequence[str], force_heads: Sequence[str]
+) -> tuple[Mapping[str, Any], dict[str, str]]:
+    """Options of the backbone, and what the keys of backbone, energy and forces begin with.
+
+    Raises EquijaxError unless the backbone is one of `names`, with one head of each kind.
+    """
+    prefixes = {"backbone": "", "energy": "energy_block", "forces": "force_block"}
+    backbone = model
+    if "backbone" in model:
+        backbone, prefixes = model["backbone"], {"backbone": "backbone."}
+        for head, options in model["heads"].items():
+            if options["module"] in energy_heads and options.get("reduce", "sum") == "sum":
+                prefixes["energy"] = f"output_heads.{head}.energy_block"
+            elif options["module"] in force_heads:
+                prefixes["forces"] = f"output_heads.{head}.force_block"
+            else:
+                raise EquijaxError(f"head {head}: equijax's {names[0]} has no {options['module']} with {dict(options)}")
+        if len(prefixes) != 3 or len(model["heads"]) != 2:
+            raise EquijaxError(f"heads {', '.join(model['heads'])}: expected one for the energy and one for forces")
+    if backbone_name(model) not in names:
+        raise EquijaxError(f"cannot convert the model {backbone_name(model)}; expected one of {', '.join(names)}")
+    return backbone, prefixes
+
+
+def backbone_name(model: Mapping[str, Any]) -> str:
+    """The name under which fairchem registers the model, or its backbone."""
+    backbone = model.get("backbone", model)
+    return str(backbone.get("model") or backbone.get("name"))
+
+
+def with_defaults(
+    backbone: Mapping[str, Any], defaults: Mapping[str, Any], irrelevant: Sequence[str]
+) -> dict[str, Any]:
+    """The options that matter, all of them; EquijaxError for one that is not known."""
+    for key in backbone:
+        if key not in defaults and key not in irrelevant:
+            raise EquijaxError(f"config of the model: unknown option {key}; {did_you_mean(key, defaults)}")
+    return {**defaults, **{key: value for key, value in backbone.items() if key in defaults}}
+
+
+def kept_elements(elements: Sequence[int] | None, rows: int) -> list[int]:
+    """Atomic numbers, ascending; by default all that an embedding of `rows` rows, from Z = 0, has one for."""
+    kept = sorted(range(1, rows) if elements is None else set(elements))
+    if not kept or kept[0] < 1 or kept[-1] >= rows:
+        raise EquijaxError(f"elements {kept}: expected atomic numbers from 1 to {rows - 1}")
+    return kept
+
+
+def stacked(trees: Sequence[Any]) -> Any:
+    """One tree whose arrays have a leading axis for the layers."""
+    if isinstance(trees[0], dict):
+        return {key: stacked([tree[key] for tree in trees]) for key in trees[0]}
+    return np.stack(trees)
 
 
 def read_fairchem(path: str | Path) -> FairchemExport:

@@ -12,14 +12,22 @@ from typing import Any
 
 import numpy as np
 
-from equijax.errors import EquijaxError, did_you_mean
+from equijax.errors import EquijaxError
 from equijax.models.contract import ModelStatistics
 from equijax.models.equiformer_v2 import EquiformerV2Config
 from equijax.nn.edge_frame import m_primary_rows
 from equijax.nn.radial_basis import Gaussian
 from equijax.nn.separable_activation import GridMLP, SeparableS2, published_grid
 from equijax.potential.potential import Potential
-from equijax.weights.fairchem_checkpoint import FairchemExport, FairchemState
+from equijax.weights.fairchem_checkpoint import (
+    FairchemExport,
+    FairchemState,
+    kept_elements,
+    split_model,
+    stacked,
+    target_units,
+    with_defaults,
+)
 
 # What fairchem-core 1.10 takes for options that a config leaves out.
 DEFAULTS: dict[str, Any] = {
@@ -55,11 +63,10 @@ def to_potential(export: FairchemExport, elements: Sequence[int] | None = None) 
     """
     options, prefixes = _options(export.model)
     rows = options["max_num_elements"]
-    kept = sorted(range(1, rows) if elements is None else set(elements))
-    if not kept or kept[0] < 1 or kept[-1] >= rows:
-        raise EquijaxError(f"elements {kept}: expected atomic numbers from 1 to {rows - 1}")
-    scale, shift, average_atoms = _units(export.normalizers, options)
-    config = _config(options, average_atoms, shift)
+    kept = kept_elements(elements, rows)
+    units = target_units(export.normalizers)
+    average_atoms = (options["avg_num_nodes"] or AVERAGE_ATOMS) * units.force_rmsd / units.energy_rmsd
+    config = _config(options, average_atoms, units.energy_mean)
     state = FairchemState(export.state)
     params = _Reader(state, config, np.array(kept), rows, prefixes).params()
     _compare_constants(state, config, prefixes["backbone"])
@@ -67,7 +74,7 @@ def to_potential(export: FairchemExport, elements: Sequence[int] | None = None) 
     state.finish()
     potential = Potential(
         model_config=config,
-        statistics=ModelStatistics(tuple(kept), options["avg_degree"] or AVERAGE_DEGREE, scale=scale),
+        statistics=ModelStatistics(tuple(kept), options["avg_degree"] or AVERAGE_DEGREE, scale=units.force_rmsd),
         atomic_energies={z: float(energies[z]) for z in kept},
         params=params,
         dtype="float32",
@@ -79,18 +86,8 @@ def to_potential(export: FairchemExport, elements: Sequence[int] | None = None) 
 
 def _options(model: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     """Options of the backbone with the defaults filled in, and the prefixes of its and the heads' keys."""
-    prefixes = {"backbone": "", "energy": "energy_block", "forces": "force_block"}
-    backbone: Mapping[str, Any] = model
-    if "backbone" in model:
-        backbone = model["backbone"]
-        prefixes = {"backbone": "backbone.", **_heads(model["heads"])}
-    name = backbone.get("model") or backbone.get("name")
-    if name not in BACKBONES:
-        raise EquijaxError(f"cannot convert the model {name}; expected one of {', '.join(BACKBONES)}")
-    for key in backbone:
-        if key not in DEFAULTS and key not in IRRELEVANT:
-            raise EquijaxError(f"config of the model: unknown option {key}; {did_you_mean(key, DEFAULTS)}")
-    options = DEFAULTS | {key: value for key, value in backbone.items() if key in DEFAULTS}
+    backbone, prefixes = split_model(model, BACKBONES, ENERGY_HEADS, FORCE_HEADS)
+    options = with_defaults(backbone, DEFAULTS, IRRELEVANT)
     refuse = (
         (len(options["lmax_list"]) != 1, f"several resolutions (lmax_list {options['lmax_list']})"),
         (options["norm_type"] not in NORMS, f"the norm {options['norm_type']}"),
@@ -108,33 +105,6 @@ def _options(model: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
         if condition:
             raise EquijaxError(f"this model uses {feature}, which equijax's EquiformerV2 does not have")
     return options, prefixes
-
-
-def _heads(heads: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    prefixes = {}
-    for name, head in heads.items():
-        module = head["module"]
-        if module in ENERGY_HEADS and head.get("reduce", "sum") == "sum":
-            prefixes["energy"] = f"output_heads.{name}.energy_block"
-        elif module in FORCE_HEADS:
-            prefixes["forces"] = f"output_heads.{name}.force_block"
-        else:
-            raise EquijaxError(f"head {name}: equijax's EquiformerV2 has no {module} with {dict(head)}")
-    if len(prefixes) != 2 or len(heads) != 2:
-        raise EquijaxError(f"heads {', '.join(heads)}: expected one for the energy and one for forces")
-    return prefixes
-
-
-def _units(normalizers: Mapping[str, Mapping[str, float]], options: Mapping[str, Any]) -> tuple[float, float, float]:
-    """Scale of forces, energy per structure in eV, and what energies are divided by before they are scaled."""
-    known = {"energy", "forces"}
-    if normalizers.keys() - known:
-        raise EquijaxError(f"normalizers {', '.join(normalizers)}: expected energy and forces only")
-    energy, forces = (normalizers.get(key, {"mean": 0.0, "rmsd": 1.0}) for key in ("energy", "forces"))
-    if forces["mean"] != 0:
-        raise EquijaxError(f"normalizers: forces have the mean {forces['mean']}; expected 0")
-    average_atoms = (options["avg_num_nodes"] or AVERAGE_ATOMS) * forces["rmsd"] / energy["rmsd"]
-    return forces["rmsd"], energy["mean"], average_atoms
 
 
 def _config(options: Mapping[str, Any], average_atoms: float, shift: float) -> EquiformerV2Config:
@@ -192,7 +162,7 @@ class _Reader:
             "edge_degree_embedding": {
                 "radial": self._radial(degree, f"{degree}.rad_func", (config.lmax + 1) * config.channels)
             },
-            "blocks": _stacked(blocks),
+            "blocks": stacked(blocks),
             "norm": self._norm(f"{backbone}norm"),
             "energy_head": self._energy_head(self.prefixes["energy"]),
             "force_head": self._attention(self.prefixes["forces"], features=1, only_vectors=True),
@@ -334,13 +304,6 @@ class _Reader:
             self.state.leave_out(f"{prefix}.gating_linear.weight", MISSING_WEIGHTS, count, config.channels)
             self.state.leave_out(f"{prefix}.gating_linear.bias", MISSING_WEIGHTS, count)
         return {"first": scalars, "second": {"kernel": second["kernel"][0], "bias": second["bias"]}}
-
-
-def _stacked(trees: Sequence[Any]) -> Any:
-    """One tree whose arrays have a leading axis for the layers."""
-    if isinstance(trees[0], dict):
-        return {key: _stacked([tree[key] for tree in trees]) for key in trees[0]}
-    return np.stack(trees)
 
 
 def _compare_constants(state: FairchemState, config: EquiformerV2Config, backbone: str) -> None:

@@ -84,7 +84,7 @@ def test_unsupported_options_are_refused(published, options, message):
 def test_other_heads_are_refused(published):
     heads = {**published.model["heads"], "stress": {"module": "rank2_symmetric_head"}}
     export = dataclasses.replace(published, model={**published.model, "heads": heads})
-    with pytest.raises(EquijaxError, match="head stress: equijax's EquiformerV2 has no rank2_symmetric_head"):
+    with pytest.raises(EquijaxError, match="head stress: equijax.s equiformer_v2 has no rank2_symmetric_head"):
         to_potential(export)
 
 
