@@ -2,8 +2,8 @@
 
 A 3 x 3 matrix per channel, X = I + A + S (trace, antisymmetric, symmetric traceless), is kept as its nine components in
 an orthonormal basis of e3nn's degrees 0, 1, 2: [N, 9, C], so that |X|² is the sum of their squares. Parameters and
-operations are those of torchmd-net 3.1, so that weights can be exchanged; equation numbers refer to the paper.
-Read from top to bottom: config, radial part, embedding, interaction, model.
+operations are those of torchmd-net 3.1, so that weights can be exchanged. Read from top to bottom: config, radial part,
+embedding, interaction, model.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import pydantic
 
 from equijax.config.base import StrictModel
 from equijax.graph.atom_graph import AtomGraph
+from equijax.graph.neighbor_gather import gather_senders
 from equijax.graph.neighbor_pairs import PAIR_ROWS, NeighborPairs, collect, pairs_of, spread
 from equijax.irreps.layout import degree_slice, to_mul_ir
 from equijax.models.contract import ModelStatistics, NodeOutputs
@@ -51,7 +52,7 @@ class TensorNetConfig(StrictModel):
     group: Literal["O(3)", "SO(3)"] = "O(3)"
     """O(3): products YM + MY, energies respect inversion. SO(3): products 2YM, which respect rotations only."""
     total_charge: float = 0.0
-    """q of every structure, in e; products are multiplied by 1 + q/10 (Eq. 12)."""
+    """q of every structure, in e; products are multiplied by 1 + q/10, as in torchmd-net."""
     envelope: Literal["polynomial", "cosine"] = "polynomial"
     """polynomial: energies are C² at the cutoff; cosine: as published, where the derivatives of forces jump."""
     isolated_atoms: Literal["exact", "learned"] = "exact"
@@ -121,7 +122,7 @@ class RadialBasis(nn.Module):
 
 
 class RadialNetwork(nn.Module):
-    """Weights of the messages [P, 3, C] of every pair, and [3, C] of an atom to itself (Eq. 11, f of the distance)."""
+    """Weights of the messages [P, 3, C] of every pair, and [3, C] of an atom to itself."""
 
     channels: int
 
@@ -145,7 +146,7 @@ class RadialNetwork(nn.Module):
 
 
 class Embedding(nn.Module):
-    """The first matrices, from species and neighbours (Eqs. 7 to 10).
+    """The first matrices, from species and neighbours.
 
     With W the map `emb2` of the pair of species (z_n, z_j), split into the parts of the receiver and the sender,
 
@@ -173,56 +174,56 @@ class Embedding(nn.Module):
         kernel, bias = self.species_pair.parameters(2 * self.config.channels, components.dtype)
         table = self.species(components.dtype)
         receiver, sender = table @ kernel[: self.config.channels] + bias, table @ kernel[self.config.channels :]
+        # Matrix products in place of rows of the tables, whose transposes would scatter.
+        of_species = jax.nn.one_hot(species, self.num_species, dtype=components.dtype)
         distance = self.distance(self.config.num_radial, components.dtype)
 
         # The last function is one: the bias of D.
         functions = jnp.concatenate([radial.basis, jnp.ones_like(radial.envelope)[:, None]], axis=1)
         functions = spread(functions * radial.envelope[:, None], pairs)
         if self.num_species <= _MOST_SPECIES_OF_MOMENTS:
-            x = self._from_moments(graph, functions, components, distance, receiver, sender)
+            x = self._from_moments(graph, functions, components, distance, of_species, receiver, sender)
         else:
-            x = self._from_edges(graph, functions, components, distance, receiver, sender)
+            x = self._from_edges(graph, functions, components, distance, of_species, receiver, sender)
         x = jnp.pad(x, ((0, species.shape[0] - x.shape[0]), (0, 0), (0, 0)))
         itself = radial.self_basis @ distance[0, :-1] + distance[0, -1]
-        x = x.at[:, 0].add(3.0**0.5 * (receiver + sender)[species] * itself)
+        x = x.at[:, 0].add(3.0**0.5 * (of_species @ (receiver + sender)) * itself)
 
         scalars = jax.nn.silu(self.scalars_0(self.norm(jnp.sum(x * x, axis=1))))
         scalars = jax.nn.silu(self.scalars_1(scalars)).reshape(-1, 3, self.config.channels)
         return self.mix(x) * _per_row(scalars)
 
     def _from_moments(
-        self, graph: AtomGraph, functions: jax.Array, components: jax.Array, distance: jax.Array, receiver: jax.Array,
-        sender: jax.Array,
+        self, graph: AtomGraph, functions: jax.Array, components: jax.Array, distance: jax.Array,
+        of_species: jax.Array, receiver: jax.Array, sender: jax.Array,
     ) -> jax.Array:  # fmt: skip
         """Linear in functions x components, which are therefore summed first, over the neighbours of each species."""
         num_nodes, num_neighbors, _ = components.shape
         neighbor_species = jnp.asarray(graph.species)[graph.neighbors]
-        of_species = jax.nn.one_hot(neighbor_species, self.num_species, dtype=components.dtype)
-        geometry = (components[..., None] * of_species[:, :, None]).reshape(num_nodes, num_neighbors, -1)
-        moments = jnp.einsum("nkg,nkb->ngb", geometry, functions)
-        moments = moments.reshape(num_nodes, 9, self.num_species, -1)
-        both = receiver[graph.species][:, None] + sender
-        degrees = [
-            jnp.sum((moments[:, degree_slice(l)] @ distance[l]) * both[:, None], axis=2) for l in range(3)
-        ]  # fmt: skip
+        of_neighbor = jax.nn.one_hot(neighbor_species, self.num_species, dtype=components.dtype)
+        geometry = (components[..., None] * of_neighbor[:, :, None]).reshape(num_nodes, num_neighbors, -1)
+        moments = jnp.einsum("nkg,nkb->ngb", geometry, functions).reshape(num_nodes, 9, self.num_species, -1)
+        both = (of_species[:num_nodes] @ receiver)[:, None] + sender
+        degrees = [jnp.sum((moments[:, degree_slice(l)] @ distance[l]) * both[:, None], axis=2) for l in range(3)]
         return jnp.concatenate(degrees, axis=1)
 
     def _from_edges(
-        self, graph: AtomGraph, functions: jax.Array, components: jax.Array, distance: jax.Array, receiver: jax.Array,
-        sender: jax.Array,
+        self, graph: AtomGraph, functions: jax.Array, components: jax.Array, distance: jax.Array,
+        of_species: jax.Array, receiver: jax.Array, sender: jax.Array,
     ) -> jax.Array:  # fmt: skip
         def block(arrays: tuple[jax.Array, ...]) -> jax.Array:
-            functions, components, species, neighbor_species = arrays
-            both = receiver[species][:, None] + sender[neighbor_species]
+            functions, components, receivers, senders = arrays
+            both = receivers[:, None] + senders
             degrees = [
                 jnp.einsum("nkm,nkc->nmc", components[..., degree_slice(l)], (functions @ distance[l]) * both)
                 for l in range(3)
             ]
             return jnp.concatenate(degrees, axis=1)
 
-        neighbor_species = jnp.asarray(graph.species)[graph.neighbors]
-        arrays = (functions, components, jnp.asarray(graph.species), neighbor_species)
-        return over_receivers(block, arrays, neighbor_species.size * sender.shape[-1] * functions.dtype.itemsize)
+        atoms = of_species[: graph.num_nodes]
+        senders = gather_senders(atoms @ sender, graph.neighbors, graph.neighbor_mask, graph.reverse)
+        arrays = (functions, components, atoms @ receiver, senders)
+        return over_receivers(block, arrays, senders.size * senders.dtype.itemsize)
 
 
 class _SpeciesTable(nn.Module):
@@ -248,7 +249,7 @@ class _DistanceMaps(nn.Module):
 
 
 class Interaction(nn.Module):
-    """Matrices are normalised, mixed, summed over neighbours, and multiplied with the sums (Eqs. 11, 12)."""
+    """Matrices are normalised, mixed, summed over neighbours, and multiplied with the sums."""
 
     config: TensorNetConfig
 
@@ -286,7 +287,7 @@ def _per_row(per_degree: jax.Array) -> jax.Array:
 
 
 class Readout(nn.Module):
-    """Energy of an atom from the squared norms of I, A and S (Eq. 13).
+    """Energy of an atom from the squared norms of I, A and S.
 
     The last bias would cancel against that of the isolated atom, so exact isolated atoms have none.
     """

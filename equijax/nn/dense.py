@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -19,8 +21,8 @@ class Dense(nn.Module):
     use_bias: bool = True
 
     @nn.compact
-    def parameters(self, inputs: int, dtype: jax.typing.DTypeLike) -> tuple[jax.Array, jax.Array | None]:
-        """Kernel and bias, for callers that apply them in blocks."""
+    def parameters(self, inputs: int, dtype: jax.typing.DTypeLike) -> tuple[jax.Array, Any]:
+        """Kernel, and bias or None, for callers that apply them in blocks."""
         kernel = self.param("kernel", _uniform, (inputs, self.features), dtype)
         return kernel, self.param("bias", nn.initializers.zeros, (self.features,), dtype) if self.use_bias else None
 

@@ -11,6 +11,7 @@ from equijax.errors import EquijaxError, did_you_mean
 from equijax.models.contract import ModelStatistics
 from equijax.models.tensornet import TensorNetConfig
 from equijax.potential.potential import Potential
+from equijax.precision import DType
 from equijax.weights.torchmd_net_checkpoint import TorchmdNetExport
 
 _EMBEDDING = "representation_model.tensor_embedding"
@@ -158,7 +159,7 @@ def to_potential(
     mean, std = float(state.take("mean")), float(state.take("std"))
     state.finish()
 
-    dtype = "float32" if h["precision"] == 32 else "float64"
+    dtype: DType = "float32" if h["precision"] == 32 else "float64"
     references = np.zeros(len(table)) if atomref is None else atomref.astype(np.float64)
     potential = Potential(
         model_config=config,
