@@ -41,7 +41,7 @@ def fairchem(
         str | None, typer.Option(help="Elements to keep, such as H,C,O; by default all that the model has a row for.")
     ] = None,
 ) -> None:
-    """An EquiformerV2 of fairchem; torch reads tensors and plain values only, and nothing in the file is executed."""
+    """An EquiformerV2 or eSCN of fairchem, read as tensors and plain values: nothing in the file is executed."""
     from equijax.weights.fairchem_import import convert_fairchem
 
     typer.echo(convert_fairchem(source, output, elements))

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import pydantic
 
+from equijax.config.base import StrictModel
 from equijax.models.contract import ModelConfig as ModelConfig
 from equijax.models.contract import ModelStatistics as ModelStatistics
 from equijax.models.contract import NodeOutputs as NodeOutputs
@@ -13,7 +14,7 @@ from equijax.models.mace import MACEConfig as MACEConfig
 from equijax.models.tdn import TDNConfig as TDNConfig
 from equijax.models.tensornet import TensorNetConfig as TensorNetConfig
 
-MODELS = {
+MODELS: dict[str, type[StrictModel]] = {
     "mace": MACEConfig,
     "equiformer_v2": EquiformerV2Config,
     "tdn": TDNConfig,

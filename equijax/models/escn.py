@@ -22,7 +22,7 @@ from equijax.irreps.layout import degree_slice, to_mul_ir
 from equijax.irreps.spherical_harmonics import spherical_harmonics
 from equijax.models.contract import ModelStatistics, NodeOutputs
 from equijax.models.escn_config import AnyActivation, ESCNConfig, GradientForces, PointwiseGrid, SO2LinearMixing
-from equijax.models.reference import relative_to_isolated
+from equijax.models.reference import relative_to_isolated, shared_by_atoms
 from equijax.nn.dense import DegreeDense, Dense
 from equijax.nn.edge_frame import EdgeFrame, edge_frame, frame_of_rotations, into_frame, sum_out_of_frame
 from equijax.nn.layer_norm import LayerNorm
@@ -30,7 +30,7 @@ from equijax.nn.linear import PathLinear
 from equijax.nn.separable_activation import Gate
 from equijax.nn.so2_bottleneck import SO2Bottleneck
 from equijax.nn.sphere_activation import from_grid, soft_grid, values_on_grid
-from equijax.ops.cutoff import polynomial_cutoff
+from equijax.ops.cutoff import nearest_neighbors, polynomial_cutoff
 from equijax.ops.sphere_samples import sampled_harmonics, sphere_samples
 from equijax.ops.tensor_product import EdgeGeometry
 
@@ -239,6 +239,8 @@ class ESCN(nn.Module):
             energies = relative_to_isolated(energies, isolated, envelope, graph.species, self.statistics)
         else:
             energies = self.statistics.scale * energies + self.statistics.shift
+        if config.structure_shift:
+            energies = energies[: graph.num_nodes] + shared_by_atoms(config.structure_shift, graph)
         mask = graph.node_mask
         flat = jnp.concatenate([to_mul_ir(f[: graph.num_nodes], math.isqrt(f.shape[1]) - 1) for f in features], axis=1)
         if forces is not None:
@@ -250,7 +252,10 @@ class ESCN(nn.Module):
         lengths = jnp.sqrt(jnp.sum(vectors**2, axis=-1))
         unit = -vectors / lengths[..., None]
         # A list may hold edges beyond the cutoff.
-        envelope = (graph.neighbor_mask & (lengths < config.cutoff)).astype(vectors.dtype)
+        counts = graph.neighbor_mask & (lengths < config.cutoff)
+        if config.max_neighbors is not None:
+            counts = nearest_neighbors(lengths, counts, config.max_neighbors)
+        envelope = counts.astype(vectors.dtype)
         if config.polynomial_cutoff_power is not None:
             envelope = envelope * polynomial_cutoff(lengths, config.cutoff, config.polynomial_cutoff_power)
         weights = envelope

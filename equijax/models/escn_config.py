@@ -106,6 +106,8 @@ class ESCNConfig(StrictModel):
     """bessel, or gaussian as published (600 of them)."""
     polynomial_cutoff_power: Annotated[int, pydantic.Field(ge=3, le=64)] | None = 5
     """p of the polynomial envelope of every message; null leaves it out, as published."""
+    max_neighbors: Width | None = None
+    """Only so many of the nearest neighbours of an atom count, all of the last shell; published: 20. null: all."""
     edge_product: AnyMixing = SO2LinearMixing()
     """Mixing of features with an edge: so2_linear, or a tensor product by name or with options."""
     activation: AnyActivation = Gate()
@@ -121,6 +123,9 @@ class ESCNConfig(StrictModel):
     """gradient of the energy, or direct as published."""
     isolated_atoms: Literal["exact", "learned"] = "exact"
     """exact: an atom without neighbours has its E0 as energy; learned, as published: E0 plus what the network gives."""
+
+    structure_shift: float = 0.0
+    """Energy added to every structure, whatever its size, eV: the mean of the targets of imported weights."""
 
     @pydantic.field_validator("edge_product", mode="before")
     @classmethod
@@ -146,6 +151,8 @@ class ESCNConfig(StrictModel):
                     "activation: grid depends on the turn of each frame about its edge, which is not continuous, so "
                     "the energy has no gradient everywhere; expected gate or exact_grid, or forces: direct"
                 )
+        if self.max_neighbors is not None and self.is_conservative:
+            raise ValueError("forces: max_neighbors makes energies jump, which have no gradient there; leave it out")
         if self.polynomial_cutoff_power is None:
             if self.is_conservative:
                 raise ValueError("forces: a gradient needs an envelope; set polynomial_cutoff_power, for example to 5")
@@ -198,8 +205,13 @@ class ESCNConfig(StrictModel):
                 "approximately"
             )
         if self.polynomial_cutoff_power is None:
+            found.append("messages have no envelope: energy and forces jump where an atom crosses the cutoff")
+        if self.max_neighbors is not None:
+            found.append(f"max_neighbors {self.max_neighbors}: energy and forces jump where neighbours change places")
+        elif not self.is_conservative:
+            found.append("all neighbours are kept; published models were trained with the 20 nearest only")
+        if self.structure_shift:
             found.append(
-                "messages have no envelope: energy and forces jump where an atom crosses the cutoff. All neighbours "
-                "within it are kept; published models were trained with the 20 nearest only"
+                f"structure_shift adds {self.structure_shift:g} eV to every structure: energies are not size-extensive"
             )
         return tuple(found)

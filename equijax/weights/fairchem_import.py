@@ -5,9 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from equijax.errors import EquijaxError, did_you_mean, located
-from equijax.weights.fairchem_checkpoint import read_fairchem
-from equijax.weights.fairchem_equiformer_v2 import to_potential
+from equijax.weights import fairchem_equiformer_v2, fairchem_escn
+from equijax.weights.fairchem_checkpoint import backbone_name, read_fairchem
 from equijax.weights.model_file import save_potential
+
+READERS = {
+    **dict.fromkeys(fairchem_equiformer_v2.BACKBONES, fairchem_equiformer_v2.to_potential),
+    **dict.fromkeys(fairchem_escn.BACKBONES, fairchem_escn.to_potential),
+}
+"""What makes a potential of a checkpoint, by the name under which fairchem registers its model."""
 
 
 def convert_fairchem(source: str | Path, destination: str | Path, elements: str | None = None) -> str:
@@ -19,7 +25,10 @@ def convert_fairchem(source: str | Path, destination: str | Path, elements: str 
     if destination.suffix != ".safetensors":
         raise located("is not a model file", file=destination, expected="a name that ends in .safetensors")
     export = read_fairchem(source)
-    potential, unused = to_potential(export, None if elements is None else _atomic_numbers(elements))
+    name = backbone_name(export.model)
+    if name not in READERS:
+        raise located(f"holds the model {name}", file=source, expected=f"one of {', '.join(READERS)}")
+    potential, unused = READERS[name](export, None if elements is None else _atomic_numbers(elements))
     save_potential(potential, destination)
     lines = [f"{destination}: {potential!r}", "every entry of the state dict has its place; fairchem was not run"]
     lines += [f"left out, {reason}: {key}" for key, reason in unused.items()]
