@@ -52,9 +52,9 @@ CASES = {
         "4x0e+4x1o+4x2e+4x0e",
     ),
     "tdn": Case(
-        TDNConfig(cutoff=CUTOFF, channels=4, num_layers=2, num_heads=2, num_gaussians=6, radial_mlp=(8,)),
+        TDNConfig(cutoff=CUTOFF, channels=4, num_layers=2, num_heads=2, num_gaussians=7, radial_mlp=(8,)),
         "4x0e+4x1o+4x2e+4x0e",
-        weight_scale=0.9,
+        weight_scale=0.65,
     ),
     "escn": Case(
         ESCNConfig(
@@ -129,7 +129,7 @@ WIDE_CASES = {
             edge_product=CP(rank="exact"),
         ),
         "6x0e+6x1o+6x2e+6x0e+6x1o+6x2e+6x0e",
-        weight_scale=0.72,
+        weight_scale=0.7,
     ),
     "escn": Case(
         ESCNConfig(
