@@ -23,7 +23,7 @@ from equijax.irreps.spherical_harmonics import spherical_harmonics
 from equijax.models.contract import ModelStatistics, NodeOutputs
 from equijax.models.escn_config import AnyActivation, ESCNConfig, GradientForces, PointwiseGrid, SO2LinearMixing
 from equijax.models.reference import relative_to_isolated, shared_by_atoms
-from equijax.nn.dense import DegreeDense, Dense
+from equijax.nn.dense import DegreeDense, Dense, uniform_between
 from equijax.nn.edge_frame import EdgeFrame, edge_frame, frame_of_rotations, into_frame, sum_out_of_frame
 from equijax.nn.layer_norm import LayerNorm
 from equijax.nn.linear import PathLinear
@@ -59,16 +59,13 @@ class EdgeScalars(nn.Module):
     def __call__(self, graph: AtomGraph, basis: jax.Array) -> jax.Array:
         width = self.config.edge_channels
         shape = (self.num_species, width)
-        source, target = (self.param(name, _small, shape, basis.dtype) for name in ("source", "target"))
+        small = uniform_between(-1e-3, 1e-3)
+        source, target = (self.param(name, small, shape, basis.dtype) for name in ("source", "target"))
         senders = gather_senders(source[graph.species], graph.neighbors, graph.neighbor_mask, graph.reverse)
         x = Dense(width, name="layer_0")(basis) + senders + target[graph.species][:, None]
         x = jax.nn.silu(LayerNorm(name="norm_0")(x) if self.config.norm else x)
         x = Dense(width, name="layer_1")(x)
         return jax.nn.silu(LayerNorm(name="norm_1")(x) if self.config.norm else x)
-
-
-def _small(key: jax.Array, shape: tuple[int, ...], dtype: jax.typing.DTypeLike) -> jax.Array:
-    return jax.random.uniform(key, shape, dtype, -1e-3, 1e-3)
 
 
 def _activation(config: ESCNConfig, lmax: int) -> AnyActivation:

@@ -28,7 +28,7 @@ from equijax.models.products import bind_quietly, missing_couplings, product_by_
 from equijax.models.reference import relative_to_isolated
 from equijax.nn.convolution import over_receivers
 from equijax.nn.degree_layers import DegreeNorm, GatedLinear, SharedLinear, add_to_scalars
-from equijax.nn.dense import Dense
+from equijax.nn.dense import Dense, uniform_between
 from equijax.nn.graph_attention import smooth_leaky_relu, smooth_neighbor_softmax
 from equijax.nn.radial_profile import LearnableGaussians, RadialProfile
 from equijax.ops import CP, AnyEdgeProduct, ClebschGordan
@@ -265,7 +265,7 @@ class SpeciesTable(nn.Module):
     @nn.compact
     def __call__(self, dtype: jax.typing.DTypeLike) -> jax.Array:
         shape = (self.num_species, self.channels)
-        return self.param("table", lambda key, *args: jax.random.uniform(key, *args, -1.0, 1.0), shape, dtype)
+        return self.param("table", uniform_between(-1.0, 1.0), shape, dtype)
 
 
 class TDN(nn.Module):

@@ -14,6 +14,11 @@ _uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 _uniform_per_degree = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", batch_axis=(0,))
 
 
+def uniform_between(low: float, high: float) -> nn.initializers.Initializer:
+    """U(low, high)."""
+    return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, minval=low, maxval=high)
+
+
 class Dense(nn.Module):
     """x W + b over the last axis: `kernel` [C, C'], `bias` [C']."""
 

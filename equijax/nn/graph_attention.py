@@ -16,7 +16,7 @@ import pydantic
 from equijax.config.base import StrictModel
 from equijax.graph.atom_graph import AtomGraph
 from equijax.graph.neighbor_gather import gather_senders
-from equijax.nn.dense import DegreeDense
+from equijax.nn.dense import DegreeDense, uniform_between
 from equijax.nn.edge_frame import EdgeFrame, Parts, into_frame, sum_out_of_frame
 from equijax.nn.layer_norm import LayerNorm
 from equijax.nn.radial_function import RadialFunction
@@ -160,15 +160,11 @@ class GraphAttention(nn.Module):
         if self.attention.renormalize:
             alpha = LayerNorm(name="alpha_norm")(alpha)
         bound = channels**-0.5
-        dot = self.param("alpha_dot", _uniform(bound), (heads, channels), alpha.dtype)
+        dot = self.param("alpha_dot", uniform_between(-bound, bound), (heads, channels), alpha.dtype)
         logits = jnp.einsum("nkha,ha->nkh", smooth_leaky_relu(alpha), dot)
         if self.softmax == "plain":
             return neighbor_softmax(logits, envelope > 0.0)
         return smooth_neighbor_softmax(logits, envelope)
-
-
-def _uniform(bound: float) -> nn.initializers.Initializer:
-    return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 def _side_by_side(source: Parts, target: Parts, channels: int) -> Parts:

@@ -8,13 +8,8 @@ import jax.numpy as jnp
 
 from equijax.graph.atom_graph import AtomGraph
 from equijax.graph.neighbor_gather import gather_senders
-from equijax.nn.dense import Dense
+from equijax.nn.dense import Dense, uniform_between
 from equijax.nn.layer_norm import LayerNorm
-
-
-def _small(key: jax.Array, shape: tuple[int, ...], dtype: jax.typing.DTypeLike) -> jax.Array:
-    """U(±0.001)."""
-    return jax.random.uniform(key, shape, dtype, -1e-3, 1e-3)
 
 
 class RadialFunction(nn.Module):
@@ -39,6 +34,6 @@ class RadialFunction(nn.Module):
         return Dense(self.features, name="layer_2")(x)
 
     def _embedding(self, name: str, basis: jax.Array) -> jax.Array:
-        table = self.param(name, _small, (self.num_species, self.hidden), basis.dtype)
+        table = self.param(name, uniform_between(-1e-3, 1e-3), (self.num_species, self.hidden), basis.dtype)
         # An array of jax also where parameters are numpy's and nothing is compiled: gathering needs one.
         return Dense(self.hidden, use_bias=False, name=f"{name}_layer")(jnp.asarray(table))

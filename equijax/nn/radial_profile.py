@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from equijax.nn.dense import Dense
+from equijax.nn.dense import Dense, uniform_between
 from equijax.nn.layer_norm import LayerNorm
 
 
@@ -25,7 +25,7 @@ class LearnableGaussians(nn.Module):
     def __call__(self, lengths: jax.Array) -> jax.Array:
         dtype, size = lengths.dtype, (self.count,)
         mean = self.param("mean", nn.initializers.uniform(1.0), size, dtype)
-        std = self.param("std", lambda key, *args: jax.random.uniform(key, *args, 1.0 / self.count, 1.0), size, dtype)
+        std = self.param("std", uniform_between(1.0 / self.count, 1.0), size, dtype)
         weight = self.param("weight", nn.initializers.ones, (1,), dtype)
         bias = self.param("bias", nn.initializers.zeros, (1,), dtype)
         sigma = jnp.abs(std) + 1e-5
@@ -48,7 +48,5 @@ class RadialProfile(nn.Module):
         for i, width in enumerate(self.hidden):
             x = jax.nn.silu(LayerNorm(name=f"norm_{i}")(Dense(width, name=f"layer_{i}")(x)))
         reach = x.shape[-1] ** -0.5
-        offset = self.param(
-            "offset", lambda key, *args: jax.random.uniform(key, *args, -reach, reach), (self.features,), x.dtype
-        )
+        offset = self.param("offset", uniform_between(-reach, reach), (self.features,), x.dtype)
         return Dense(self.features, use_bias=False, name=f"layer_{len(self.hidden)}")(x) + offset
