@@ -15,12 +15,12 @@ _MEASURED: dict[tuple[str, str], float] = collections.defaultdict(float)
 
 
 def _rows(*dtypes: str) -> list:
-    """Small cases, then wide ones, which are slow. One worker per precision: tests share compiled programs."""
+    """Small cases, then wide ones, which are slow. One worker per model and precision: tests share programs."""
     rows = []
     for width, extra in (("", ()), ("wide-", (pytest.mark.slow,))):
         for name in MODELS:
             for dtype in dtypes:
-                marks = (pytest.mark.xdist_group(f"contracts-{dtype}"), *extra)
+                marks = (pytest.mark.xdist_group(f"contracts-{name}-{dtype}"), *extra)
                 rows.append(pytest.param((name, dtype, bool(extra)), id=f"{name}-{width}{dtype}", marks=marks))
     return rows
 
