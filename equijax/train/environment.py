@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from typing import Any
 
 import jax
 
+from equijax.compilation_cache import available_cores
 from equijax.errors import EquijaxWarning
 
 
@@ -19,7 +19,7 @@ def environment() -> dict[str, Any]:
     return {
         "versions": {name: version(name) for name in packages},
         "backend": jax.default_backend(),
-        "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpu_count": available_cores(),
     }
 
 
