@@ -15,11 +15,13 @@ def enable_compilation_cache(environment: MutableMapping[str, str] = os.environ)
     The folder is `$XDG_CACHE_HOME/equijax/compiled-<machine>-<cores>`, `~/.cache` without that variable. Its name
     depends on the processor's instruction set, because programs compiled for another one do not run and home
     directories are shared between machines; and on the number of cores that the process may use, by which XLA divides
-    sums, so that a program from a process with more cores would give other last bits. A user's own JAX_COMPILATION_CACHE_DIR wins; JAX_ENABLE_COMPILATION_CACHE=false turns
-    it off. A damaged entry is compiled again.
+    sums, so that a program from a process with more cores would give other last bits. A user's own
+    JAX_COMPILATION_CACHE_DIR wins; JAX_ENABLE_COMPILATION_CACHE=false turns it off. A damaged entry is compiled again.
     """
     base = Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    environment.setdefault("JAX_COMPILATION_CACHE_DIR", str(base / "equijax" / f"compiled-{_machine()}-{available_cores()}"))
+    environment.setdefault(
+        "JAX_COMPILATION_CACHE_DIR", str(base / "equijax" / f"compiled-{_machine()}-{available_cores()}")
+    )
     environment.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
     # On load XLA logs its own tuning preferences (+prefer-no-gather) as missing features of the processor, at the
     # level of errors. Real errors of XLA reach Python as exceptions.

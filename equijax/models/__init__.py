@@ -8,7 +8,7 @@ from equijax.config.base import StrictModel
 from equijax.models.contract import ModelConfig as ModelConfig
 from equijax.models.contract import ModelStatistics as ModelStatistics
 from equijax.models.contract import NodeOutputs as NodeOutputs
-from equijax.models.equiformer_v2 import EquiformerV2Config as EquiformerV2Config
+from equijax.models.equiformer_v2_config import EquiformerV2Config as EquiformerV2Config
 from equijax.models.escn_config import ESCNConfig as ESCNConfig
 from equijax.models.mace import MACEConfig as MACEConfig
 from equijax.models.tdn import TDNConfig as TDNConfig

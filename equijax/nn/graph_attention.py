@@ -23,7 +23,9 @@ from equijax.nn.radial_function import RadialFunction
 from equijax.nn.separable_activation import AnyActivation, Gate
 from equijax.nn.so2_linear import SO2Linear
 from equijax.ops.clebsch_gordan import Parity
+from equijax.ops.tensor_product import EdgeGeometry
 
+Softmax = Literal["smooth", "plain"]
 Positive = Annotated[int, pydantic.Field(ge=1, le=4096)]
 
 
@@ -47,13 +49,15 @@ class Attention(StrictModel):
 class Edges(NamedTuple):
     """What layers know of the edges: `frame`, radial `basis` [N, K, B] and `weight` [N, K], zero at padded slots.
 
-    `weight` is an envelope where the model is to be smooth at the cutoff, or the mask.
+    `weight` is an envelope where the model is to be smooth at the cutoff, or the mask; `geometry` is what tensor
+    products need, with harmonics up to the degree of the features.
     """
 
     graph: AtomGraph
     frame: EdgeFrame
     basis: jax.Array
     weight: jax.Array
+    geometry: EdgeGeometry | None = None
 
 
 def neighbor_softmax(logits: jax.Array, mask: jax.Array) -> jax.Array:
@@ -88,6 +92,21 @@ def smooth_leaky_relu(x: jax.Array, slope: float = 0.2) -> jax.Array:
     return (1 + slope) / 2 * x + (1 - slope) / 2 * x * (2 * jax.nn.sigmoid(x) - 1)
 
 
+def attention_weights(
+    layer: nn.Module, options: Attention, softmax: Softmax, alpha: jax.Array, envelope: jax.Array
+) -> jax.Array:
+    """Weights [N, K, heads] from [N, K, heads, alpha channels] (Eq. 3), with parameters of `layer`, in its call."""
+    heads, channels = alpha.shape[-2:]
+    if options.renormalize:
+        alpha = LayerNorm(name="alpha_norm")(alpha)
+    bound = channels**-0.5
+    dot = layer.param("alpha_dot", uniform_between(-bound, bound), (heads, channels), alpha.dtype)
+    logits = jnp.einsum("nkha,ha->nkh", smooth_leaky_relu(alpha), dot)
+    if softmax == "plain":
+        return neighbor_softmax(logits, envelope > 0.0)
+    return smooth_neighbor_softmax(logits, envelope)
+
+
 class GraphAttention(nn.Module):
     """Features [N, (lmax+1)², C] to degrees lmin_out..lmax_out of `features` channels, from all neighbours of an atom.
 
@@ -102,7 +121,7 @@ class GraphAttention(nn.Module):
     edge_channels: int
     num_species: int
     parity: Parity
-    softmax: Literal["smooth", "plain"]
+    softmax: Softmax
     lmin_out: int = 0
 
     @nn.compact
@@ -148,23 +167,12 @@ class GraphAttention(nn.Module):
             name="second",
         )
         parts, _ = second(parts)
-        weights = self._weights(alpha.reshape(*alpha.shape[:2], options.heads, options.alpha_channels), edges.weight)
+        alpha = alpha.reshape(*alpha.shape[:2], options.heads, options.alpha_channels)
+        weights = attention_weights(self, options, self.softmax, alpha, edges.weight)
         parts = tuple(_weighted(part, weights, options.value_channels) for part in parts)
         parts = _from_degree_zero(parts, self.lmin_out, values)
         rows = sum_out_of_frame(frame, parts, self.lmax_out, rescale=True)
         return project(rows[:, self.lmin_out**2 :])
-
-    def _weights(self, alpha: jax.Array, envelope: jax.Array) -> jax.Array:
-        """[N, K, heads] from [N, K, heads, alpha channels] (Eq. 3)."""
-        heads, channels = alpha.shape[-2:]
-        if self.attention.renormalize:
-            alpha = LayerNorm(name="alpha_norm")(alpha)
-        bound = channels**-0.5
-        dot = self.param("alpha_dot", uniform_between(-bound, bound), (heads, channels), alpha.dtype)
-        logits = jnp.einsum("nkha,ha->nkh", smooth_leaky_relu(alpha), dot)
-        if self.softmax == "plain":
-            return neighbor_softmax(logits, envelope > 0.0)
-        return smooth_neighbor_softmax(logits, envelope)
 
 
 def _side_by_side(source: Parts, target: Parts, channels: int) -> Parts:

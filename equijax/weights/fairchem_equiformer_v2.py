@@ -14,7 +14,7 @@ import numpy as np
 
 from equijax.errors import EquijaxError
 from equijax.models.contract import ModelStatistics
-from equijax.models.equiformer_v2 import EquiformerV2Config
+from equijax.models.equiformer_v2_config import EquiformerV2Config
 from equijax.nn.edge_frame import m_primary_rows
 from equijax.nn.radial_basis import Gaussian
 from equijax.nn.separable_activation import GridMLP, SeparableS2, published_grid

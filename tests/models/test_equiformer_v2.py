@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 
@@ -75,7 +76,8 @@ def test_published_parameter_counts(lmax, mmax, num_layers, published):
         ({"envelope": "none"}, "expected envelope: polynomial, or forces: direct"),
         ({"max_neighbors": 20}, "expected none, or forces: direct"),
         ({"drop_path_rate": 0.1}, "drop_path_rate: training draws no random numbers"),
-        ({"edge_product": "gaunt_grid"}, "edge_product: its maps in the frame of the edge mix"),
+        ({"edge_product": "vector_signal"}, "'vector_signal' cannot make a product of features with an edge"),
+        ({"edge_product": "so2", "parity": "any"}, "edge_product: goes with forces: gradient and parity: natural only"),
     ],
 )
 def test_refusals(options, message):
@@ -178,3 +180,36 @@ def test_an_experiment_may_name_options_shortly():
     model = {"name": "equiformer_v2", "feed_forward": "gate", "norm": "rms_norm_sh"}
     experiment = ExperimentConfig.model_validate({"dataset": {"train": "x.xyz"}, "model": model})
     assert experiment.model == EquiformerV2Config(feed_forward={"name": "gate"})
+
+
+@pytest.mark.parametrize("name", ["clebsch_gordan", "so2", "gaunt_grid", "cp"])
+def test_messages_of_any_edge_product(name):
+    """Energies and forces under an improper rotation, forces as a derivative, in float64."""
+    config = EquiformerV2Config(
+        cutoff=3.5,
+        channels=4,
+        lmax=2,
+        num_layers=2,
+        attention={"heads": 2, "hidden_channels": 4, "alpha_channels": 2, "value_channels": 2},
+        feed_forward_channels=4,
+        edge_channels=4,
+        edge_product=name,
+    )
+    assert config.is_o3
+    assert bool(config.limits()) == (name in ("gaunt_grid", "cp"))
+    statistics = ModelStatistics((1, 6, 8), 4.0, scale=2.0, shift=0.3)
+    rng = np.random.default_rng(0)
+    shapes = parameter_shapes(config.build(statistics))
+    params = jax.tree.map(lambda leaf: 0.5 * rng.normal(size=leaf.shape), shapes)
+    potential = Potential(config, statistics, {1: 0.0, 6: 0.0, 8: 0.0}, params, dtype="float64")
+    start, matrix = ethanol(), -random_rotation(3)
+    direction = rng.normal(size=start.positions.shape)
+    step = 1e-5
+    structures = [start, transformed(start, matrix)]
+    structures += [dataclasses.replace(start, positions=start.positions + s * step * direction) for s in (-1, 1)]
+    here, turned, before, after = potential.predict(structures, ("energy", "forces"))
+    assert np.abs(here["forces"]).max() > 1e-4
+    assert abs(turned["energy"] - here["energy"]) < 1e-10 * max(1.0, abs(here["energy"]))
+    np.testing.assert_allclose(turned["forces"], here["forces"] @ matrix.T, atol=1e-10 * np.abs(here["forces"]).max())
+    slope = (after["energy"] - before["energy"]) / (2 * step)
+    assert slope == pytest.approx(-np.sum(here["forces"] * direction), rel=1e-5, abs=1e-9)
