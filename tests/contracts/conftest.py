@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,8 @@ from equijax.models import MODELS
 
 from .subject import Subject, deviation
 from .subject import subject as get_subject
+
+HERE = Path(__file__).parent
 
 _MEASURED: dict[tuple[str, str], float] = collections.defaultdict(float)
 
@@ -23,6 +26,26 @@ def _rows(*dtypes: str) -> list:
                 marks = (pytest.mark.xdist_group(f"contracts-{name}-{dtype}"), *extra)
                 rows.append(pytest.param((name, dtype, bool(extra)), id=f"{name}-{width}{dtype}", marks=marks))
     return rows
+
+
+# Tests that compile programs of their own, most of the time of the suite. In float32 they are slow, but for MACE.
+COMPILING = {
+    "test_batch_invariance",
+    "test_blocked_convolution",
+    "test_compilations",
+    "test_double_differentiation",
+    "test_loss_decrease",
+    "test_many_edges",
+    "test_padding_invariance",
+}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items) -> None:
+    for item in items:
+        is_compiling = item.path.parent == HERE and item.path.stem in COMPILING
+        if is_compiling and "float32" in item.name and "[mace" not in item.name:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session", params=_rows("float64", "float32"))
