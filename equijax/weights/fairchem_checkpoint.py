@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from equijax.errors import EquijaxError, did_you_mean, located
+from equijax.weights.torch_state import TorchState, read_torch
 
 FORMAT = "fairchem export"
 FORMAT_VERSION = 1
@@ -45,23 +46,12 @@ class FairchemExport:
     element_energies: np.ndarray | None = None
 
 
-class FairchemState:
-    """A state dict that counts what is taken out of it."""
+class FairchemState(TorchState):
+    """A state dict that also knows constants, and parameters that reach no result."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
-        self._left = dict(arrays)
+        super().__init__(arrays)
         self.unused: dict[str, str] = {}  # parameters that reach no result, and why
-
-    def take(self, key: str, *shape: int) -> np.ndarray:
-        """The array under `key`, once; it must have this shape."""
-        if key not in self._left:
-            raise EquijaxError(f"state dict: {key} is missing; {did_you_mean(key, self._left)}")
-        array = np.asarray(self._left.pop(key))
-        if array.shape != shape:
-            raise EquijaxError(f"state dict: {key} has shape {array.shape}; expected {shape}")
-        if not np.isfinite(array).all():
-            raise EquijaxError(f"state dict: {key} is not finite")
-        return array
 
     def leave_out(self, key: str, reason: str, *shape: int) -> None:
         """Take a parameter that reaches no result."""
@@ -78,10 +68,8 @@ class FairchemState:
 
     def finish(self) -> None:
         """Drop the constants; raise when anything else is left."""
-        left = sorted(key for key in self._left if not _is_constant(key))
-        if left:
-            names = ", ".join(left[:6]) + (" ..." if len(left) > 6 else "")
-            raise EquijaxError(f"state dict: {len(left)} entries have no place in our model: {names}")
+        self._left = {key: array for key, array in self._left.items() if not _is_constant(key)}
+        self.refuse_rest("model")
 
 
 def _is_constant(key: str) -> bool:
@@ -187,18 +175,7 @@ def _read_npz(path: Path) -> FairchemExport:
 
 
 def _read_torch(path: Path) -> Mapping[str, Any]:
-    try:
-        import torch
-    except ImportError as error:
-        raise EquijaxError(f"reading a checkpoint needs torch ({error}); pip install 'equijax[interop]'") from error
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch's own errors, of several types and many lines
-        raise located(
-            f"torch cannot read it as tensors and plain values ({str(error).splitlines()[0]})",
-            file=path,
-            expected="a checkpoint that fairchem 1.x saved",
-        ) from error
+    checkpoint = read_torch(path, "a checkpoint that fairchem 1.x saved")
     if not isinstance(checkpoint, Mapping) or "state_dict" not in checkpoint or "config" not in checkpoint:
         raise located("is not a checkpoint of fairchem", file=path, expected="entries state_dict and config")
     return checkpoint

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from equijax.errors import EquijaxError, located
+from equijax.weights.torch_state import read_torch
 
 FORMAT = "torchmd-net export"
 FORMAT_VERSION = 1
@@ -81,19 +82,11 @@ def _read_npz(path: Path) -> TorchmdNetExport:
 
 
 def _read_checkpoint(path: Path) -> TorchmdNetExport:
-    try:
-        import torch
-    except ImportError as error:
-        raise EquijaxError(f"reading a checkpoint needs torch ({error}); pip install 'equijax[interop]'") from error
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch's own errors, of several types and many lines
-        raise located(
-            f"torch cannot read it as tensors and plain values ({str(error).splitlines()[0]})",
-            file=path,
-            expected="a checkpoint of torchmd-net; one with other objects in it has to be saved again with its entries "
-            "hyper_parameters and state_dict alone",
-        ) from error
+    checkpoint = read_torch(
+        path,
+        "a checkpoint of torchmd-net; one with other objects in it has to be saved again with its entries "
+        "hyper_parameters and state_dict alone",
+    )
     wanted = ("hyper_parameters", "state_dict")
     if not isinstance(checkpoint, Mapping) or not all(key in checkpoint for key in wanted):
         raise located("is not a checkpoint of torchmd-net", file=path, expected=f"entries {' and '.join(wanted)}")

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from equijax.errors import EquijaxError, did_you_mean
+from equijax.errors import EquijaxError
 from equijax.models.contract import ModelStatistics
 from equijax.models.tensornet import TensorNetConfig
 from equijax.potential.potential import Potential
 from equijax.precision import DType
+from equijax.weights.torch_state import TorchState
 from equijax.weights.torchmd_net_checkpoint import TorchmdNetExport
 
 _EMBEDDING = "representation_model.tensor_embedding"
@@ -67,22 +68,8 @@ def has_atomref(hyper_parameters: Mapping[str, Any]) -> bool:
     return bool(names)
 
 
-class _State:
-    """A state dict that counts what is taken out of it."""
-
-    def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
-        self._left = dict(arrays)
-
-    def take(self, key: str, *shape: int) -> np.ndarray:
-        """The array under `key`, once; it must have this shape."""
-        if key not in self._left:
-            raise EquijaxError(f"state dict: {key} is missing; {did_you_mean(key, self._left)}")
-        array = np.asarray(self._left.pop(key))
-        if array.shape != shape:
-            raise EquijaxError(f"state dict: {key} has shape {array.shape}; expected {shape}")
-        if not np.isfinite(array).all():
-            raise EquijaxError(f"state dict: {key} is not finite")
-        return array
+class _State(TorchState):
+    """Layers of torch as those of our modules."""
 
     def rows(self, key: str, columns: int) -> np.ndarray:
         """The array [any number of rows, columns] under `key`, once."""
@@ -103,9 +90,7 @@ class _State:
         """The box holds no weights, and the first Atomref was replaced by the trained one; nothing else may be left."""
         for key in ("representation_model.distance.box", "prior_model.0.initial_atomref"):
             self._left.pop(key, None)
-        if self._left:
-            names = ", ".join(sorted(self._left)[:6]) + (" ..." if len(self._left) > 6 else "")
-            raise EquijaxError(f"state dict: {len(self._left)} entries have no place in our TensorNet: {names}")
+        self.refuse_rest("TensorNet")
 
 
 def to_potential(
