@@ -8,7 +8,8 @@ Runs that are finished are kept, so an interrupted benchmark continues.
     python benchmarks/model_zoo.py --3bpa FOLDER [--minutes 5] [--output runs/zoo] [--only mace tensornet]
 
 FOLDER holds train_300K.xyz, train_mixedT.xyz and isolated_atoms.xyz of 3BPA (Kovács et al. 2021, BOTNet-datasets).
-Of train_mixedT the frames with more energy than any frame at 300 K are the test set `hot`, the others `warm`.
+Of train_mixedT the frames with more energy than any frame at 300 K are the test set `hot`, the others that are not
+also in train_300K `warm`.
 """
 
 from __future__ import annotations
@@ -48,8 +49,11 @@ def write_3bpa(source: Path, folder: Path) -> dict[str, Any]:
     import ase.io
 
     folder.mkdir(parents=True, exist_ok=True)
-    highest = max(a.get_potential_energy() for a in ase.io.read(source / "train_300K.xyz", ":"))
-    mixed = ase.io.read(source / "train_mixedT.xyz", ":")
+    train = ase.io.read(source / "train_300K.xyz", ":")
+    highest = max(a.get_potential_energy() for a in train)
+    known = {a.get_potential_energy() for a in train}
+    # Some frames are in both files.
+    mixed = [a for a in ase.io.read(source / "train_mixedT.xyz", ":") if a.get_potential_energy() not in known]
     parts = {
         "hot": [a for a in mixed if a.get_potential_energy() > highest],
         "warm": [a for a in mixed if a.get_potential_energy() <= highest],
