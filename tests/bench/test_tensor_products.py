@@ -104,7 +104,7 @@ def test_peers_compute_the_same_messages():
 @pytest.mark.parametrize(
     ("L", "dense", "grid"),
     [
-        (1, 0.00166, 0.0084),
+        pytest.param(1, 0.00166, 0.0084, marks=pytest.mark.slow),
         pytest.param(2, 0.0169, 0.0515, marks=pytest.mark.slow),
         pytest.param(4, 0.330, 0.445, marks=pytest.mark.slow),
     ],

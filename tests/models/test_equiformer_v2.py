@@ -182,7 +182,9 @@ def test_an_experiment_may_name_options_shortly():
     assert experiment.model == EquiformerV2Config(feed_forward={"name": "gate"})
 
 
-@pytest.mark.parametrize("name", ["clebsch_gordan", "so2", "gaunt_grid", "cp"])
+@pytest.mark.parametrize(
+    "name", ["clebsch_gordan", *(pytest.param(name, marks=pytest.mark.slow) for name in ("so2", "gaunt_grid", "cp"))]
+)
 def test_messages_of_any_edge_product(name):
     """Energies and forces under an improper rotation, forces as a derivative, in float64."""
     config = EquiformerV2Config(

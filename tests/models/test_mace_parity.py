@@ -70,7 +70,20 @@ def assert_parity(export, head, structure_names, compiler_options=FAST_COMPILATI
                 np.testing.assert_allclose(found["stress"], torch["stress"][g], rtol=0, atol=tolerance["stress"])
 
 
-@pytest.mark.parametrize("name", NAMES)
+# One fixture of each interaction, of each order and of each transform; the other combinations are slow.
+QUICK = {
+    "d_dr_l1_nu1_agnesi",
+    "dr_dr_l2_nu3_soft",
+    "ra_rar_l1_nu2_soft_zbl",
+    "rar_rar_l1_nu3_zbl",
+    "float32",
+    "one_layer",
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in NAMES]
+)
 def test_parity_with_mace_torch(name):
     export = load_export(FIXTURES / f"{name}.npz")
     assert_parity(export, export.config["heads"][0], ["molecule", "crystal", "batch"])
