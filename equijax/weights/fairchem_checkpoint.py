@@ -7,9 +7,7 @@ A checkpoint is a torch file of tensors and plain values; torch reads it with `w
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from equijax.errors import EquijaxError, did_you_mean, located
-from equijax.weights.torch_state import TorchState, read_torch
+from equijax.weights.torch_state import TorchState, read_export, read_torch, state_of
 
 FORMAT = "fairchem export"
 FORMAT_VERSION = 1
@@ -159,19 +157,8 @@ def read_fairchem(path: str | Path) -> FairchemExport:
 
 
 def _read_npz(path: Path) -> FairchemExport:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            config = json.loads(str(archive["config"]))
-            state = {k.removeprefix("state/"): archive[k] for k in archive.files if k.startswith("state/")}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise located(f"cannot be read ({error})", file=path, expected="an .npz export of fairchem") from error
-    if config.get("format") != FORMAT or config.get("format_version") != FORMAT_VERSION:
-        raise located(
-            f"format is {config.get('format')!r} version {config.get('format_version')!r}",
-            file=path,
-            expected=f"{FORMAT!r} version {FORMAT_VERSION}",
-        )
-    return FairchemExport(config["model"], config["normalizers"], _without_module(state))
+    config, arrays = read_export(path, "fairchem", FORMAT, FORMAT_VERSION)
+    return FairchemExport(config["model"], config["normalizers"], _without_module(state_of(arrays)))
 
 
 def _read_torch(path: Path) -> Mapping[str, Any]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from equijax.errors import EquijaxError, did_you_mean, located
+from equijax.errors import located
 from equijax.weights import fairchem_equiformer_v2, fairchem_escn
 from equijax.weights.fairchem_checkpoint import backbone_name, read_fairchem
 from equijax.weights.model_file import save_potential
+from equijax.weights.torch_state import elements_by_symbol
 
 READERS = {
     **dict.fromkeys(fairchem_equiformer_v2.BACKBONES, fairchem_equiformer_v2.to_potential),
@@ -28,7 +29,7 @@ def convert_fairchem(source: str | Path, destination: str | Path, elements: str 
     name = backbone_name(export.model)
     if name not in READERS:
         raise located(f"holds the model {name}", file=source, expected=f"one of {', '.join(READERS)}")
-    potential, unused = READERS[name](export, None if elements is None else _atomic_numbers(elements))
+    potential, unused = READERS[name](export, None if elements is None else elements_by_symbol(elements))
     save_potential(potential, destination)
     lines = [f"{destination}: {potential!r}", "every entry of the state dict has its place; fairchem was not run"]
     lines += [f"left out, {reason}: {key}" for key, reason in unused.items()]
@@ -36,13 +37,3 @@ def convert_fairchem(source: str | Path, destination: str | Path, elements: str 
     if export.element_energies is None:
         lines.append("no energies of elements in the checkpoint: energies are those of its targets, E0 = 0")
     return "\n".join(lines)
-
-
-def _atomic_numbers(symbols: str) -> list[int]:
-    from ase.data import atomic_numbers
-
-    names = [name.strip() for name in symbols.split(",")]
-    for name in names:
-        if name not in atomic_numbers:
-            raise EquijaxError(f"--elements: {name!r} is not an element; {did_you_mean(name, atomic_numbers)}")
-    return [int(atomic_numbers[name]) for name in names]

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from equijax.errors import EquijaxError, located
 from equijax.structure import Structure
+from equijax.weights.torch_state import read_export, state_of
 
 FORMAT = "mace-torch export"
 FORMAT_VERSION = 1
-_MAX_BYTES = 4 * 1024**3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,26 +84,8 @@ class MaceTorchExport:
 
 def load_export(path: str | Path) -> MaceTorchExport:
     """Read what `MaceTorchExport.save` wrote. Object arrays are refused, nothing in the file is executed."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(member.file_size for member in archive.infolist())
-        if size > _MAX_BYTES:
-            raise located(f"unpacks to {size / 1e9:.1f} GB", file=path, expected="at most 4 GB")
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-        config = json.loads(str(arrays.pop("config")))
-    except EquijaxError:
-        raise
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise located(f"cannot be read ({error})", file=path, expected="an .npz export of mace-torch") from error
-    if config.get("format") != FORMAT or config.get("format_version") != FORMAT_VERSION:
-        raise located(
-            f"format is {config.get('format')!r} version {config.get('format_version')!r}",
-            file=path,
-            expected=f"{FORMAT!r} version {FORMAT_VERSION}",
-        )
-    state = {key.removeprefix("state/"): value for key, value in arrays.items() if key.startswith("state/")}
-    return MaceTorchExport(config, state, _references(arrays))
+    config, arrays = read_export(path, "mace-torch", FORMAT, FORMAT_VERSION)
+    return MaceTorchExport(config, state_of(arrays), _references(arrays))
 
 
 def _references(arrays: dict[str, np.ndarray]) -> dict[str, ReferenceBatch]:

@@ -1,7 +1,9 @@
-"""Torch files as plain arrays, without their code, and with every entry accounted for."""
+"""Torch files and exports of them as plain arrays, without their code, and with every entry accounted for."""
 
 from __future__ import annotations
 
+import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from equijax.errors import EquijaxError, did_you_mean, located
+
+_MAX_BYTES = 4 * 1024**3
 
 
 def read_torch(path: Path, expected: str) -> Any:
@@ -25,6 +29,47 @@ def read_torch(path: Path, expected: str) -> Any:
             file=path,
             expected=expected,
         ) from error
+
+
+def read_export(
+    path: str | Path, program: str, name: str, version: int
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Config and arrays of an `.npz` export of this format. Object arrays are refused, nothing is executed."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+        if size > _MAX_BYTES:
+            raise located(f"unpacks to {size / 1e9:.1f} GB", file=path, expected="at most 4 GB")
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+        config = json.loads(str(arrays.pop("config")))
+    except EquijaxError:
+        raise
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise located(f"cannot be read ({error})", file=path, expected=f"an .npz export of {program}") from error
+    if config.get("format") != name or config.get("format_version") != version:
+        raise located(
+            f"format is {config.get('format')!r} version {config.get('format_version')!r}",
+            file=path,
+            expected=f"{name!r} version {version}",
+        )
+    return config, arrays
+
+
+def state_of(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The state dict of an export, stored under `state/<key>`."""
+    return {key.removeprefix("state/"): value for key, value in arrays.items() if key.startswith("state/")}
+
+
+def elements_by_symbol(symbols: str) -> list[int]:
+    """Atomic numbers of symbols with commas between them, as `--elements` takes them."""
+    from ase.data import atomic_numbers
+
+    names = [name.strip() for name in symbols.split(",")]
+    for name in names:
+        if name not in atomic_numbers:
+            raise EquijaxError(f"--elements: {name!r} is not an element; {did_you_mean(name, atomic_numbers)}")
+    return [int(atomic_numbers[name]) for name in names]
 
 
 class TorchState:

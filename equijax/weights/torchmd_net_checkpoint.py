@@ -8,9 +8,7 @@ is executed. An `.npz` export has the state dict under `state/<key>`, the rest a
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from equijax.errors import EquijaxError, located
-from equijax.weights.torch_state import read_torch
+from equijax.weights.torch_state import read_export, read_torch, state_of
 
 FORMAT = "torchmd-net export"
 FORMAT_VERSION = 1
@@ -53,19 +51,8 @@ def read_torchmd_net(path: str | Path) -> TorchmdNetExport:
 
 
 def _read_npz(path: Path) -> TorchmdNetExport:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            config = json.loads(str(archive["config"]))
-            arrays = {key: archive[key] for key in archive.files if key != "config"}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise located(f"cannot be read ({error})", file=path, expected="an .npz export of torchmd-net") from error
-    if config.get("format") != FORMAT or config.get("format_version") != FORMAT_VERSION:
-        raise located(
-            f"format is {config.get('format')!r} version {config.get('format_version')!r}",
-            file=path,
-            expected=f"{FORMAT!r} version {FORMAT_VERSION}",
-        )
-    state = {key.removeprefix("state/"): value for key, value in arrays.items() if key.startswith("state/")}
+    config, arrays = read_export(path, "torchmd-net", FORMAT, FORMAT_VERSION)
+    state = state_of(arrays)
     names = sorted({key.split("/")[1] for key in arrays if key.startswith("reference/")})
     references = {
         name: Reference(

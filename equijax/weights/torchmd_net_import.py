@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from equijax.errors import EquijaxError, did_you_mean, located
+from equijax.errors import EquijaxError, located
 from equijax.potential.potential import Potential
 from equijax.structure import Structure
 from equijax.units import energy_unit
 from equijax.weights.model_file import save_potential
+from equijax.weights.torch_state import elements_by_symbol
 from equijax.weights.torchmd_net_checkpoint import Reference, read_torchmd_net
 from equijax.weights.torchmd_net_map import to_potential
 
@@ -36,7 +37,7 @@ def convert_torchmd_net(
     if destination.suffix != ".safetensors":
         raise located("is not a model file", file=destination, expected="a name that ends in .safetensors")
     export, factor = read_torchmd_net(source), energy_unit(unit)
-    kept = None if elements is None else _atomic_numbers(elements)
+    kept = None if elements is None else elements_by_symbol(elements)
     potential = to_potential(export, factor, kept, num_atoms, total_charge)
     references = {name: r for name, r in export.references.items() if r.charge == total_charge}
     if not references:
@@ -80,13 +81,3 @@ def largest_deviation(
         found.append(difference / max(1.0, np.abs(reference.forces).max()))
     # A NaN anywhere must not look like agreement.
     return float(np.max(found))
-
-
-def _atomic_numbers(symbols: str) -> list[int]:
-    from ase.data import atomic_numbers
-
-    names = [name.strip() for name in symbols.split(",")]
-    for name in names:
-        if name not in atomic_numbers:
-            raise EquijaxError(f"--elements: {name!r} is not an element; {did_you_mean(name, atomic_numbers)}")
-    return [int(atomic_numbers[name]) for name in names]
