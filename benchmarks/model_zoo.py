@@ -144,7 +144,7 @@ def step_costs(runs: dict[str, Path], rounds: int, seconds: float = 0.5) -> dict
             programs[name, "md"] = lambda c=compiled, p=params, g=single.graph: jax.block_until_ready(c(p, g))
             loss = computed_loss(task.training.stage_loss(0), task.observed)
             optimizer = build_optimizer(task.training.optimizer, params)
-            step = build_train_step(task.module, optimizer, task.training, loss, CompileCounter())
+            step = build_train_step(task.objective, task.module, optimizer, task.training, loss, CompileCounter())
             full = jax.device_put(task.train.assemble(task.train.plan(0)[0]))
             weights = {key: np.float32(value) for key, value in loss_weights(loss).items()}
             state = [initial_state(jax.tree.map(np.array, params), optimizer, task.training.ema_decay)]

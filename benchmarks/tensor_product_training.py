@@ -52,7 +52,7 @@ def step_times(runs: dict[str, Path], rounds: int = 5, steps: int = 8) -> dict[s
             loss = computed_loss(task.training.stage_loss(0), task.observed)
             params = initial_parameters(task)
             optimizer = build_optimizer(task.training.optimizer, params)
-            step = build_train_step(task.module, optimizer, task.training, loss, CompileCounter())
+            step = build_train_step(task.objective, task.module, optimizer, task.training, loss, CompileCounter())
             batch = jax.device_put(task.train.assemble(task.train.plan(0)[0]))
             weights = {key: np.float32(value) for key, value in loss_weights(loss).items()}
             state = initial_state(params, optimizer, task.training.ema_decay)

@@ -19,6 +19,7 @@ from equijax.structure import Structure
 from equijax.train.batches import LabelledFrame, labelled_batch
 from equijax.train.config import LossConfig, OptimizerConfig, TrainingConfig
 from equijax.train.loss import loss_weights
+from equijax.train.objective import PotentialObjective
 from equijax.train.optimizer import build_optimizer
 from equijax.train.step import build_train_step, initial_state
 
@@ -65,9 +66,7 @@ def build(case: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         LabelledFrame(
             structure=structure,
             graph=graph,
-            energy=float(system["energy"][g]),
-            forces=system["forces"][end - n : end],
-            stress=None,
+            labels={"energy": np.asarray(system["energy"][g]), "forces": system["forces"][end - n : end]},
             weights={"energy": 1.0, "forces": 1.0, "stress": 1.0},
         )
         for g, (structure, graph, n, end) in enumerate(zip(structures, graphs, system["num_atoms"], ends))
@@ -93,7 +92,7 @@ def build(case: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     )
     loss = LossConfig.model_validate({"energy": {"weight": 1.0}, "forces": {"weight": 100.0}})
     optimizer = build_optimizer(training.optimizer, params)
-    train_step = build_train_step(module, optimizer, training, loss, CompileCounter())
+    train_step = build_train_step(PotentialObjective(), module, optimizer, training, loss, CompileCounter())
     with precision("float32"):
         state = [initial_state(params, optimizer, None)]
     weights = {name: np.float32(value) for name, value in loss_weights(loss).items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import queue
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,20 +16,17 @@ from equijax.graph.padding import Capacity, PaddingPolicy
 from equijax.graph.shapes import batch_size, plan_shapes
 from equijax.precision import DType
 from equijax.structure import Structure
-from equijax.train.loss import LabelledBatch
-
-LABELS = ("energy", "forces", "stress")
+from equijax.train.labels import LABELS, LabelShape
+from equijax.train.loss import LabelledBatch, Labels
 
 
 @dataclasses.dataclass(frozen=True)
 class LabelledFrame:
-    """A graph and its labels in float64; `energy` (eV) is without the isolated atoms; an absent label is None."""
+    """A graph and the labels that the frame has, by name, in float64; the energy (eV) is without the isolated atoms."""
 
     graph: StructureGraph
     structure: Structure
-    energy: float | None
-    forces: np.ndarray | None
-    stress: np.ndarray | None
+    labels: dict[str, np.ndarray]
     weights: dict[str, float]
 
     @property
@@ -45,20 +42,24 @@ def labelled_frame(
     `config_weight` in `info` weighs all labels of the frame, `energy_weight`, `forces_weight` and
     `stress_weight` one of them. The stress of a frame without a volume is left out.
     """
-    labels = structure.labels
-    energy = None
+    given = structure.labels
+    labels = {name: np.asarray(given[name], np.float64) for name in LABELS if name in given}
     if "energy" in labels:
         isolated = sum(atomic_energies[int(z)] for z in structure.atomic_numbers)
-        energy = float(labels["energy"]) - isolated
-    periodic = all(structure.pbc) and structure.volume > 0
+        labels["energy"] = np.asarray(float(labels["energy"]) - isolated)
+    if not (all(structure.pbc) and structure.volume > 0):
+        labels.pop("stress", None)
     return LabelledFrame(
         graph=structure_graph(structure, cutoff, elements),
         structure=structure,
-        energy=energy,
-        forces=np.asarray(labels["forces"], np.float64) if "forces" in labels else None,
-        stress=np.asarray(labels["stress"], np.float64) if "stress" in labels and periodic else None,
-        weights={name: _weight(structure, "config_weight") * _weight(structure, f"{name}_weight") for name in LABELS},
+        labels=labels,
+        weights={name: frame_weight(structure, name) for name in LABELS},
     )
+
+
+def frame_weight(structure: Structure, name: str) -> float:
+    """The weight of a label of this frame: its `config_weight` times its `NAME_weight`."""
+    return _weight(structure, "config_weight") * _weight(structure, f"{name}_weight")
 
 
 def _weight(structure: Structure, key: str) -> float:
@@ -78,9 +79,39 @@ def _weight(structure: Structure, key: str) -> float:
     return weight
 
 
-def label_counts(frames: Sequence[LabelledFrame]) -> dict[str, int]:
+def label_counts(frames: Sequence[LabelledFrame], names: Iterable[str] = LABELS) -> dict[str, int]:
     """How many frames have each label: `{"energy": 1000, "forces": 1000, "stress": 612}`."""
-    return {name: sum(getattr(frame, name) is not None for frame in frames) for name in LABELS}
+    return {name: sum(name in frame.labels for frame in frames) for name in names}
+
+
+def labelled_batch(
+    frames: Sequence[LabelledFrame],
+    capacity: Capacity,
+    dtype: DType,
+    shapes: Mapping[str, LabelShape] = LABELS,
+) -> LabelledBatch:
+    """Pad graphs and labels to `capacity`; ghosts and absent labels have mask False, value and weight 0."""
+    rows = {"system": (capacity.graphs,), "atom": (capacity.nodes,)}
+    labels = {
+        name: Labels(
+            value=np.zeros(rows[per] + shape, dtype),
+            weight=np.zeros(rows[per], dtype),
+            mask=np.zeros(rows[per], bool),
+        )
+        for name, (per, shape) in shapes.items()
+    }
+    num_atoms = np.ones(capacity.graphs, dtype)
+    row = 0
+    for index, frame in enumerate(frames):
+        places: dict[str, Any] = {"system": index, "atom": slice(row, row + frame.num_atoms)}
+        row += frame.num_atoms
+        num_atoms[index] = frame.num_atoms
+        for name, value in frame.labels.items():
+            place = places[shapes[name].per]
+            labels[name].value[place] = value
+            labels[name].weight[place] = frame.weights[name]
+            labels[name].mask[place] = True
+    return LabelledBatch(batch([frame.graph for frame in frames], capacity, dtype), num_atoms, labels)
 
 
 class BatchSource:
@@ -89,11 +120,12 @@ class BatchSource:
     All of it is a function of the frames, the budget, the seed and the epoch, so that a resumed run meets the
     same arrays. Shapes come from the padding policy, merged until the epochs planned ahead need at most
     `max_shapes`; `equijax check` plans the same ones. `select` gives the frames of an epoch, otherwise all of them.
+    `pack` pads frames to a batch; any objects with a `graph` and a `structure` will do.
     """
 
     def __init__(
         self,
-        frames: Sequence[LabelledFrame],
+        frames: Sequence[Any],
         budget: BatchBudget,
         seed: int,
         shuffle: bool,
@@ -101,6 +133,7 @@ class BatchSource:
         max_shapes: int = 4,
         policy: PaddingPolicy | None = None,
         select: Callable[[int], np.ndarray] | None = None,
+        pack: Callable[[Sequence[Any], Capacity, DType], Any] = labelled_batch,
     ) -> None:
         if not frames:
             raise EquijaxError("there are no frames to make batches of")
@@ -110,6 +143,7 @@ class BatchSource:
         self.shuffle = shuffle
         self.dtype = dtype
         self.select = select
+        self.pack = pack
         graphs = [frame.graph for frame in frames]
         self._sizes = np.array([(graph.num_nodes, graph.num_edges, graph.max_neighbors) for graph in graphs])
         self._places = [frame.structure.where for frame in frames]
@@ -138,13 +172,13 @@ class BatchSource:
         """The padded shape of a batch."""
         return self._shapes.capacity(*batch_size(self._sizes, indices))
 
-    def assemble(self, indices: Sequence[int]) -> LabelledBatch:
+    def assemble(self, indices: Sequence[int]) -> Any:
         """Numpy arrays of one batch in the source's precision."""
-        return labelled_batch([self.frames[i] for i in indices], self.capacity(indices), self.dtype)
+        return self.pack([self.frames[i] for i in indices], self.capacity(indices), self.dtype)
 
     def prefetched(
         self, plan: Sequence[Sequence[int]], start: int = 0
-    ) -> Generator[tuple[int, Sequence[int], LabelledBatch], None, None]:
+    ) -> Generator[tuple[int, Sequence[int], Any], None, None]:
         """(position in the plan, frame indices, batch) from `start` on, assembled two ahead by another thread."""
         ready: queue.Queue[Any] = queue.Queue(maxsize=2)
         stop = threading.Event()
@@ -179,26 +213,3 @@ def _put(target: queue.Queue[Any], item: Any, stop: threading.Event) -> bool:
         except queue.Full:
             continue
     return False
-
-
-def labelled_batch(frames: Sequence[LabelledFrame], capacity: Capacity, dtype: DType) -> LabelledBatch:
-    """Pad graphs and labels to `capacity`; ghosts and absent labels have mask False, value and weight 0."""
-    n, g = capacity.nodes, capacity.graphs
-    arrays: dict[str, np.ndarray] = {"num_atoms": np.ones(g, dtype)}
-    shapes = {"energy": (g,), "forces": (n, 3), "stress": (g, 3, 3)}
-    for name, shape in shapes.items():
-        arrays[name] = np.zeros(shape, dtype)
-        arrays[f"{name}_weight"] = np.zeros(shape[0], dtype)
-        arrays[f"{name}_mask"] = np.zeros(shape[0], bool)
-    row = 0
-    for index, frame in enumerate(frames):
-        rows: dict[str, Any] = {"energy": index, "forces": slice(row, row + frame.num_atoms), "stress": index}
-        row += frame.num_atoms
-        arrays["num_atoms"][index] = frame.num_atoms
-        for name in LABELS:
-            label = getattr(frame, name)
-            if label is not None:
-                arrays[name][rows[name]] = label
-                arrays[f"{name}_weight"][rows[name]] = frame.weights[name]
-                arrays[f"{name}_mask"][rows[name]] = True
-    return LabelledBatch(graph=batch([frame.graph for frame in frames], capacity, dtype), **arrays)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -111,10 +112,20 @@ class LossConfig(StrictModel):
         return self
 
     @property
+    def terms(self) -> dict[str, LossTerm]:
+        """The terms that there are, by the name of their label."""
+        named = {"energy": self.energy, "forces": self.forces, "stress": self.stress}
+        return {name: term for name, term in named.items() if term is not None}
+
+    @property
     def active(self) -> tuple[str, ...]:
         """Names of the terms with a positive weight."""
-        terms = {"energy": self.energy, "forces": self.forces, "stress": self.stress}
-        return tuple(name for name, term in terms.items() if term is not None and term.weight > 0)
+        return tuple(name for name, term in self.terms.items() if term.weight > 0)
+
+    @classmethod
+    def of(cls, terms: Mapping[str, LossTerm]) -> LossConfig:
+        """The loss with exactly these terms."""
+        return cls(**{name: terms.get(name) for name in ("energy", "forces", "stress")})  # type: ignore[arg-type]
 
 
 class LearningRateGroup(StrictModel):

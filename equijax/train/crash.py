@@ -11,11 +11,10 @@ import jax
 import numpy as np
 
 from equijax.precision import jit
-from equijax.train.batches import LabelledFrame
 from equijax.train.config import LossConfig
-from equijax.train.loss import LabelledBatch
 from equijax.train.metrics_log import json_safe
 from equijax.train.parameter_groups import parameter_path
+from equijax.train.setup import TrainingTask
 from equijax.train.step import batch_loss
 from equijax.weights.atomic_file import write_atomically
 
@@ -31,14 +30,18 @@ def module_norms(tree: Any) -> dict[str, float]:
 
 
 def gradient_norms(
-    module: Any, loss: LossConfig, params: Any, batch: LabelledBatch, weights: dict[str, Any]
+    task: TrainingTask, loss: LossConfig, params: Any, batch: Any, weights: dict[str, Any]
 ) -> dict[str, float]:
     """Norm of the loss gradient per module for one batch."""
-    gradient, _ = jit(jax.grad(lambda p: batch_loss(module, loss, p, batch, weights), has_aux=True))(params)
+
+    def of_params(params: Any) -> Any:
+        return batch_loss(task.objective, task.module, loss, params, batch, weights)
+
+    gradient, _ = jit(jax.grad(of_params, has_aux=True))(params)
     return module_norms(gradient)
 
 
-def write_crash_report(directory: Path, frames: Sequence[LabelledFrame], report: dict[str, Any]) -> Path:
+def write_crash_report(directory: Path, frames: Sequence[Any], report: dict[str, Any]) -> Path:
     """`crash/report.json`, and the frames of the batch as `crash/frames.xyz` with their labels."""
     import ase.io
     from ase.calculators.singlepoint import SinglePointCalculator

@@ -17,7 +17,6 @@ from equijax.structure import Structure
 from equijax.train.checkpoint import CheckpointStore
 from equijax.train.console import Display
 from equijax.train.environment import environment, warn_of_other_environment
-from equijax.train.evaluate import evaluate
 from equijax.train.interruption import StopSignals
 from equijax.train.metrics_log import MetricsLog, tensorboard_writer
 from equijax.train.optimizer import build_optimizer
@@ -27,7 +26,6 @@ from equijax.train.replay import at_level
 from equijax.train.run_directory import RunDirectory, refuse_changed_data, refuse_changes
 from equijax.train.setup import (
     TrainingTask,
-    best_potential,
     build_task,
     initial_parameters,
     provenance,
@@ -35,7 +33,6 @@ from equijax.train.setup import (
 from equijax.train.step import TrainState, initial_state
 from equijax.train.trainer import Trainer
 from equijax.weights.atomic_file import write_atomically
-from equijax.weights.model_file import save_potential
 
 
 def train(
@@ -142,12 +139,15 @@ def write_summary(task: TrainingTask, directory: RunDirectory) -> None:
 
     from equijax.train.batches import label_counts
 
-    statistics = task.statistics
+    statistics, names = task.statistics, task.objective.labels
     symbols = [chemical_symbols[z] for z in statistics.atomic_numbers]
     summary = {
         "sets": {
-            "train": {"frames": len(task.new_frames), "labels": label_counts(task.new_frames)},
-            "valid": {"frames": len(task.valid.frames), "labels": label_counts(task.valid.frames)},
+            "train": {"frames": len(task.new_frames), "labels": label_counts(task.new_frames, names)},
+            "valid": {
+                "frames": len(task.valid.frames),
+                "labels": label_counts(task.valid.frames, names),
+            },
             **{name: {"frames": len(structures)} for name, structures in task.test.items()},
             **{name: {"frames": len(structures)} for name, structures in replayed_sets(task).items()},
         },
@@ -167,15 +167,16 @@ def finish(task: TrainingTask, directory: RunDirectory, trainer: Trainer, displa
     """Write the model, its errors on validation and test sets, predictions, and the report."""
     from equijax.report.predictions import save_predictions
 
-    potential = best_potential(task, trainer.best, trainer.progress)
-    save_potential(potential, directory.model)
+    objective = task.objective
+    model = objective.model(task, trainer.best, trainer.progress)
+    objective.save(model, directory.model)
     sets = {"valid": [frame.structure for frame in task.valid.frames], **task.test, **replayed_sets(task)}
     metrics = {}
     for name, structures in sets.items():
-        result = evaluate(potential, structures)
+        result = objective.evaluate(model, structures)
         save_predictions(directory.predictions(name), result.structures, result.predictions)
         metrics[name] = result.metrics
-        display.message(f"{name}: {one_line(result.metrics)}")
+        display.message(f"{name}: {objective.one_line(result.metrics)}")
     write_atomically(directory.test_metrics, json.dumps(metrics, indent=1, allow_nan=False).encode())
     best = f"best epoch {trainer.progress.best_epoch} of {trainer.progress.epoch}"
     trainer.event("finished", best, compilations=trainer.counter.by_name)
@@ -190,17 +191,6 @@ def replayed_sets(task: TrainingTask) -> dict[str, list[Structure]]:
     sets = {"replay": [frame.structure for frame in replay.valid.frames]}
     sets |= {f"replay_{name}": structures for name, structures in replay.test.items()}
     return {name: at_level(part, replay.atomic_energies, task.atomic_energies) for name, part in sets.items()}
-
-
-def one_line(metrics: dict[str, Any]) -> str:
-    """`20 frames, energy RMSE 1.23 meV/atom, forces RMSE 45.6 meV/Å`."""
-    parts = [f"{metrics['n_structures']} frames"]
-    if "energy" in metrics:
-        parts.append(f"energy RMSE {1000 * metrics['energy']['rmse_per_atom']:.3g} meV/atom")
-    for name, unit in (("forces", "meV/Å"), ("stress", "meV/Å³")):
-        if name in metrics:
-            parts.append(f"{name} RMSE {1000 * metrics[name]['rmse']:.3g} {unit}")
-    return ", ".join(parts)
 
 
 def write_report(directory: RunDirectory, display: Display) -> None:

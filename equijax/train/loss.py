@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -20,28 +21,23 @@ _FORCE_BINS = ((100.0, 1.0), (200.0, 0.7), (300.0, 0.4), (float("inf"), 0.1))
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class LabelledBatch:
-    """A padded graph with its labels. Weights are per configuration; masks say where a label exists.
+class Labels:
+    """One label of a batch: `value` [rows, ...]; `weight` and `mask` [rows], which say how much a row counts and
+    whether it is labelled. Rows are those of graphs or of atoms."""
 
-    | field | shape | meaning |
-    |---|---|---|
-    | num_atoms | [G] | real atoms, 1 for padding |
-    | energy, energy_weight, energy_mask | [G] | eV without isolated atoms |
-    | forces [N, 3], forces_weight, forces_mask | [N] | eV/Å |
-    | stress [G, 3, 3], stress_weight, stress_mask | [G] | eV/Å³ |
-    """
+    value: Array
+    weight: Array
+    mask: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LabelledBatch:
+    """A padded graph with its labels by name. `num_atoms` [G] counts real atoms, 1 for padding."""
 
     graph: AtomGraph
     num_atoms: Array
-    energy: Array
-    energy_weight: Array
-    energy_mask: Array
-    forces: Array
-    forces_weight: Array
-    forces_mask: Array
-    stress: Array
-    stress_weight: Array
-    stress_mask: Array
+    labels: dict[str, Labels]
 
 
 def penalty(term: LossTerm, error: jax.Array, reference: jax.Array) -> jax.Array:
@@ -74,8 +70,9 @@ def loss_sums(prediction: Prediction, batch: LabelledBatch, loss: LossConfig) ->
     """
     sums: dict[str, jax.Array] = {}
     for name in loss.active:
-        term = getattr(loss, name)
-        reference, weight, mask = (getattr(batch, f"{name}{part}") for part in ("", "_weight", "_mask"))
+        term = loss.terms[name]
+        label = batch.labels[name]
+        reference, weight, mask = label.value, label.weight, label.mask
         extra = reference.ndim - mask.ndim
         mask = mask.reshape(mask.shape + (1,) * extra)
         weight = weight.reshape(weight.shape + (1,) * extra)
@@ -91,7 +88,7 @@ def loss_sums(prediction: Prediction, batch: LabelledBatch, loss: LossConfig) ->
 
 def loss_weights(loss: LossConfig) -> dict[str, float]:
     """The weights as data, so that a stage that changes only weights needs no new compilation."""
-    return {name: float(getattr(loss, name).weight) for name in loss.active}
+    return {name: float(loss.terms[name].weight) for name in loss.active}
 
 
 def total_loss(sums: dict[str, Any], weights: dict[str, Any]) -> Any:
@@ -101,3 +98,15 @@ def total_loss(sums: dict[str, Any], weights: dict[str, Any]) -> Any:
         count = sums[f"{name}_count"]
         total = total + weight * sums[f"{name}_loss"] / (count + (count == 0))
     return total
+
+
+def errors_from_sums(sums: dict[str, float]) -> dict[str, float]:
+    """`{"energy_rmse_per_atom": eV, "forces_rmse": eV/Å, ...}` for the labels that were counted."""
+    record: dict[str, float] = {}
+    for name in ("energy", "forces", "stress"):
+        count = sums.get(f"{name}_count", 0.0)
+        if count:
+            suffix = "_per_atom" if name == "energy" else ""
+            record[f"{name}_rmse{suffix}"] = math.sqrt(sums[f"{name}_square"] / count)
+            record[f"{name}_mae{suffix}"] = float(sums[f"{name}_absolute"] / count)
+    return record

@@ -92,3 +92,14 @@ def errors_by_element(
         joined = np.concatenate(parts)
         result[chemical_symbols[z]] = rmse_mae(joined) | {"n_atoms": len(joined)}
     return result
+
+
+def one_line(metrics: dict[str, Any]) -> str:
+    """`20 frames, energy RMSE 1.23 meV/atom, forces RMSE 45.6 meV/Å`."""
+    parts = [f"{metrics['n_structures']} frames"]
+    if "energy" in metrics:
+        parts.append(f"energy RMSE {1000 * metrics['energy']['rmse_per_atom']:.3g} meV/atom")
+    for name, unit in (("forces", "meV/Å"), ("stress", "meV/Å³")):
+        if name in metrics:
+            parts.append(f"{name} RMSE {1000 * metrics[name]['rmse']:.3g} {unit}")
+    return ", ".join(parts)

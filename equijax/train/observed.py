@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 from equijax.errors import EquijaxError, EquijaxWarning
-from equijax.train.batches import LABELS, LabelledFrame, label_counts
+from equijax.train.batches import LabelledFrame, label_counts
 from equijax.train.config import EnergyTerm, LossConfig, LossTerm, TrainingConfig
 
 
@@ -22,21 +23,26 @@ def refuse_stress_of_direct_forces(experiment: Any) -> None:
 
 
 def observed_labels(
-    training: TrainingConfig, train: list[LabelledFrame], valid: list[LabelledFrame], data: str = ""
+    training: TrainingConfig,
+    train: list[LabelledFrame],
+    valid: list[LabelledFrame],
+    names: Iterable[str],
+    data: str = "",
 ) -> tuple[str, ...]:
-    """Labels that occur in the training frames; refuses a loss that would have nothing to learn from.
+    """Which of `names` occur in the training frames as labels; refuses a loss that would have nothing to learn from.
 
     `data` begins the messages about other frames than those of `dataset`.
     """
-    counts = {"training": label_counts(train), "validation": label_counts(valid)}
-    observed = tuple(name for name in LABELS if counts["training"][name])
+    names = tuple(names)
+    counts = {"training": label_counts(train, names), "validation": label_counts(valid, names)}
+    observed = tuple(name for name in names if counts["training"][name])
     for stage in range(len(training.stages) + 1):
         active = training.stage_loss(stage).active
         for name, has in counts.items():
             if not any(has[label] for label in active):
                 raise EquijaxError(
                     f"{data}training.loss: has weights for {', '.join(active)} and no {name} frame has such a label; "
-                    f"found: {', '.join(label for label in LABELS if has[label]) or 'no labels at all'}"
+                    f"found: {', '.join(label for label in names if has[label]) or 'no labels at all'}"
                 )
     for name in training.loss.active:
         if name not in observed:
@@ -60,17 +66,12 @@ def computed_loss(loss: LossConfig, observed: tuple[str, ...]) -> LossConfig:
 
     Stages that differ in weights alone are then equal here and share one compilation.
     """
-    terms: dict[str, LossTerm | None] = {}
-    for name in LABELS:
-        term = getattr(loss, name)
-        active = name in loss.active and name in observed
-        terms[name] = term.model_copy(update={"weight": 1.0}) if active else None
-    return LossConfig(**terms)  # type: ignore[arg-type]
+    terms = {name: loss.terms[name] for name in loss.active if name in observed}
+    return LossConfig.of({name: term.model_copy(update={"weight": 1.0}) for name, term in terms.items()})
 
 
 def measured_loss(loss: LossConfig, observed: tuple[str, ...]) -> LossConfig:
     """`computed_loss` with the labels that are not trained on added, so that validation reports them."""
-    terms = {name: getattr(computed_loss(loss, observed), name) for name in LABELS}
-    missing: dict[str, LossTerm] = {"energy": EnergyTerm(), "forces": LossTerm(), "stress": LossTerm()}
-    terms |= {name: missing[name] for name in observed if terms[name] is None}
-    return LossConfig(**terms)
+    terms = computed_loss(loss, observed).terms
+    others = {name: EnergyTerm() if name == "energy" else LossTerm() for name in observed if name not in terms}
+    return LossConfig.of({**terms, **others})

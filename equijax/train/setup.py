@@ -20,9 +20,10 @@ from equijax.models.contract import ModelStatistics
 from equijax.potential.potential import Potential
 from equijax.precision import DType, jit
 from equijax.structure import Structure
-from equijax.train.batches import LABELS, BatchSource, LabelledFrame, labelled_frame
+from equijax.train.batches import BatchSource, LabelledFrame, labelled_frame
 from equijax.train.config import TrainingConfig
 from equijax.train.fine_tuning import StartingPoint, starting_point
+from equijax.train.objective import Objective, PotentialObjective
 from equijax.train.observed import observed_labels, refuse_stress_of_direct_forces
 from equijax.train.progress import Progress
 from equijax.train.replay import Replay, epoch_selection, frames_in_epoch, weighted
@@ -46,6 +47,7 @@ class TrainingTask:
     train: BatchSource
     valid: BatchSource
     test: dict[str, list[Structure]]
+    objective: Objective
     observed: tuple[str, ...]
     config: dict[str, Any]
     fingerprints: dict[str, str]
@@ -99,11 +101,14 @@ def task_from_dataset(
     def source(part: list[LabelledFrame], **options: Any) -> BatchSource:
         budget = training.batch if options["shuffle"] else training.valid_batch or training.batch
         shapes = training.max_compilations
-        return BatchSource(part, budget, experiment.seed, dtype=experiment.dtype, max_shapes=shapes, **options)
+        return BatchSource(
+            part, budget, experiment.seed, dtype=experiment.dtype, max_shapes=shapes, pack=objective.pack, **options
+        )
 
+    objective = PotentialObjective()
     atomic_energies = {int(z): float(energy) for z, energy in dataset.atomic_energies.items()}
     train, valid = (frames(part, atomic_energies) for part in (dataset.train, dataset.valid))
-    observed = observed_labels(training, train, valid)
+    observed = observed_labels(training, train, valid, objective.labels)
     statistics = model_statistics(train, elements) if start is None else start.potential.statistics
     fingerprints = {str(file): str(digest) for file, digest in dataset.fingerprints.items()}
     if start is not None:
@@ -111,8 +116,10 @@ def task_from_dataset(
     replay, select = None, None
     if old_dataset is not None:
         replay = _replay(experiment, old_dataset, len(train), frames, source)
-        has = observed_labels(training, replay.frames, replay.valid.frames, "fine_tuning.replay.dataset: ")
-        observed = tuple(name for name in LABELS if name in (*observed, *has))
+        has = observed_labels(
+            training, replay.frames, replay.valid.frames, objective.labels, "fine_tuning.replay.dataset: "
+        )
+        observed = tuple(name for name in objective.labels if name in (*observed, *has))
         select = epoch_selection(len(train), len(replay.frames), replay.per_epoch, experiment.seed)
         fingerprints |= {str(file): str(digest) for file, digest in old_dataset.fingerprints.items()}
 
@@ -130,6 +137,7 @@ def task_from_dataset(
         train=source([*train, *(replay.frames if replay is not None else ())], shuffle=True, select=select),
         valid=source(valid, shuffle=False),
         test={name: list(structures) for name, structures in dataset.test.items()},
+        objective=objective,
         observed=observed,
         config=experiment.model_dump(mode="json"),
         fingerprints=fingerprints,
@@ -188,8 +196,8 @@ def model_statistics(train: list[LabelledFrame], elements: tuple[int, ...]) -> M
             "the average number of neighbours in the training frames is 0: no atom has another within the cutoff; "
             "expected a larger model.cutoff, or positions in Å"
         )
-    energies = np.array([f.energy / f.num_atoms for f in train if f.energy is not None])
-    forces = [f.forces.ravel() for f in train if f.forces is not None]
+    energies = np.array([f.labels["energy"] / f.num_atoms for f in train if "energy" in f.labels])
+    forces = [f.labels["forces"].ravel() for f in train if "forces" in f.labels]
     shift = float(energies.mean()) if len(energies) else 0.0
     if forces:
         scale = float(np.sqrt(np.mean(np.concatenate(forces) ** 2)))

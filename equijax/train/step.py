@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import optax
 
 from equijax.graph.padding import CompileCounter
-from equijax.potential.derivatives import Prediction, energy_and_derivatives
 from equijax.precision import jit
 from equijax.train.config import LossConfig, TrainingConfig
 from equijax.train.ema import update_average
-from equijax.train.loss import LabelledBatch, loss_sums, total_loss
+from equijax.train.loss import total_loss
+from equijax.train.objective import Objective
 from equijax.train.optimizer import clip_by_norm, global_norm
 from equijax.train.parameter_groups import merged
 
@@ -64,14 +64,21 @@ def initial_state(
 
 
 def batch_loss(
-    module: Any, loss: LossConfig, params: Params, batch: LabelledBatch, weights: dict[str, Any]
+    objective: Objective,
+    module: Any,
+    loss: LossConfig,
+    params: Params,
+    batch: Any,
+    weights: dict[str, Any],
+    updates: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Loss of a batch, and the sums it is made of."""
-    sums = loss_sums(energy_and_derivatives(module, params, batch.graph), batch, loss)
+    """Loss of a batch, and the sums it is made of. `updates` counts the steps of training."""
+    sums = objective.sums(objective.predict(module, params, batch, updates), batch, loss)
     return total_loss(sums, weights), sums
 
 
 def build_train_step(
+    objective: Objective,
     module: Any,
     optimizer: optax.GradientTransformation,
     training: TrainingConfig,
@@ -86,9 +93,10 @@ def build_train_step(
     `counter` counts compiled shapes.
     """
 
-    def step(state: TrainState, batch: LabelledBatch, learning_rate: Any, weights: dict[str, Any]) -> Any:
+    def step(state: TrainState, batch: Any, learning_rate: Any, weights: dict[str, Any]) -> Any:
         def of_trained(trained: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
-            return batch_loss(module, loss, merged(trained, state.frozen), batch, weights)
+            params = merged(trained, state.frozen)
+            return batch_loss(objective, module, loss, params, batch, weights, state.updates)
 
         (value, sums), gradient = jax.value_and_grad(of_trained, has_aux=True)(state.params)
         norm = global_norm(gradient)
@@ -114,18 +122,15 @@ def build_train_step(
 
 
 def build_evaluation_step(
-    module: Any, loss: LossConfig, counter: CompileCounter
-) -> Callable[[Params, LabelledBatch], dict[str, jax.Array]]:
+    objective: Objective, module: Any, loss: LossConfig, counter: CompileCounter
+) -> Callable[[Params, Any], dict[str, jax.Array]]:
     """Compile `(params, batch) -> sums` with `finite_graphs` [G]: False where a prediction is NaN or infinite."""
 
-    def evaluate(params: Params, batch: LabelledBatch) -> dict[str, jax.Array]:
-        prediction = energy_and_derivatives(module, params, batch.graph)
-        return {**loss_sums(prediction, batch, loss), "finite_graphs": _finite(prediction, batch)}
+    def evaluate(params: Params, batch: Any) -> dict[str, jax.Array]:
+        prediction = objective.predict(module, params, batch)
+        return {
+            **objective.sums(prediction, batch, loss),
+            "finite_graphs": objective.finite_graphs(prediction, batch),
+        }
 
     return jit(counter.wrap(evaluate))
-
-
-def _finite(prediction: Prediction, batch: LabelledBatch) -> jax.Array:
-    bad_nodes = (~jnp.isfinite(prediction.forces)).any(-1) & batch.graph.node_mask
-    bad = jnp.zeros_like(batch.graph.graph_mask, dtype=jnp.int32).at[batch.graph.node_graph].add(bad_nodes)
-    return jnp.isfinite(prediction.energy) & (bad == 0)

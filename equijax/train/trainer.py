@@ -29,9 +29,8 @@ from equijax.train.parameter_groups import learning_rate_factors
 from equijax.train.progress import Progress
 from equijax.train.run_directory import RunDirectory
 from equijax.train.schedule import PlateauState, after_evaluation, learning_rate
-from equijax.train.setup import TrainingTask, best_potential
+from equijax.train.setup import TrainingTask
 from equijax.train.step import TrainState, build_evaluation_step, build_train_step
-from equijax.weights.model_file import save_potential
 
 _IN_FLIGHT = 1  # steps whose metrics are not read yet, so that the host never waits for the step it just sent
 
@@ -156,11 +155,11 @@ class Trainer:
         weights = self._active_weights(loss)
         totals = self._validation_sums(self.task.valid, loss)
         value = total_loss(totals, weights)
-        errors = errors_from_sums(totals)
+        errors = self.task.objective.errors(totals)
         if replay is not None:
             old = self._validation_sums(replay.valid, loss)
             value = (1 - replay.share) * value + replay.share * total_loss(old, weights)
-            errors |= {f"replay_{name}": error for name, error in errors_from_sums(old).items()}
+            errors |= {f"replay_{name}": error for name, error in self.task.objective.errors(old).items()}
         if not np.isfinite(value):
             self._crash("the validation loss", [], totals)
         record = self._record("valid") | {"loss": float(value)} | errors
@@ -199,7 +198,7 @@ class Trainer:
         if steps:
             weights = self._active_weights(self.training.stage_loss(self.progress.stage))
             record |= {"loss": float(total_loss(sums, weights)), "grad_norm": sums["grad_norm"] / steps}
-            record |= errors_from_sums(sums)
+            record |= self.task.objective.errors(sums)
         self.log.write(record)
         self._last_train = record
         self.progress.sums = {}
@@ -257,7 +256,7 @@ class Trainer:
             computed = computed_loss(loss, self.task.observed)
             batch = source.assemble(indices)
             weights = self._weights()
-            report["gradient_norms"] = gradient_norms(self.task.module, computed, self.state.all_params, batch, weights)
+            report["gradient_norms"] = gradient_norms(self.task, computed, self.state.all_params, batch, weights)
         path = write_crash_report(self.directory.crash, frames, report)
         self.event("crash", f"{what} is not finite; report: {path}")
         steps = self.store.steps()
@@ -301,7 +300,8 @@ class Trainer:
         self._saved_step = progress.step
         if self._best_is_new:
             # A killed run leaves its best model so far.
-            save_potential(best_potential(self.task, self.best, progress), self.directory.model)
+            objective = self.task.objective
+            objective.save(objective.model(self.task, self.best, progress), self.directory.model)
             self._best_is_new = False
         return True
 
@@ -320,14 +320,16 @@ class Trainer:
         loss = computed_loss(self.training.stage_loss(self.progress.stage), self.task.observed)
         key = ("train", loss)
         if key not in self._compiled:
-            self._compiled[key] = build_train_step(self.task.module, self._optimizer, self.training, loss, self.counter)
+            self._compiled[key] = build_train_step(
+                self.task.objective, self.task.module, self._optimizer, self.training, loss, self.counter
+            )
         return self._compiled[key]
 
     def _compiled_evaluation(self, stage_loss: LossConfig) -> Any:
         loss = measured_loss(stage_loss, self.task.observed)
         key = ("evaluate", loss)
         if key not in self._compiled:
-            self._compiled[key] = build_evaluation_step(self.task.module, loss, self.counter)
+            self._compiled[key] = build_evaluation_step(self.task.objective, self.task.module, loss, self.counter)
         return self._compiled[key]
 
     def _active_weights(self, loss: LossConfig) -> dict[str, float]:
@@ -336,15 +338,3 @@ class Trainer:
     def _weights(self) -> dict[str, np.ndarray]:
         loss = self.training.stage_loss(self.progress.stage)
         return {name: np.asarray(w, self.task.dtype) for name, w in self._active_weights(loss).items()}
-
-
-def errors_from_sums(sums: dict[str, float]) -> dict[str, float]:
-    """`{"energy_rmse_per_atom": eV, "forces_rmse": eV/Å, ...}` for the labels that were counted."""
-    record: dict[str, float] = {}
-    for name in ("energy", "forces", "stress"):
-        count = sums.get(f"{name}_count", 0.0)
-        if count:
-            suffix = "_per_atom" if name == "energy" else ""
-            record[f"{name}_rmse{suffix}"] = float(np.sqrt(sums[f"{name}_square"] / count))
-            record[f"{name}_mae{suffix}"] = float(sums[f"{name}_absolute"] / count)
-    return record

@@ -155,7 +155,7 @@ def gradient(task, loss, frames, capacity):
     batch = labelled_batch(parts, capacity, task.dtype)
     weights = {"energy": 1.0, "forces": 10.0}
     with precision(task.dtype):
-        function = jax.jit(jax.grad(lambda p: batch_loss(task.module, loss, p, batch, weights)[0]))
+        function = jax.jit(jax.grad(lambda p: batch_loss(task.objective, task.module, loss, p, batch, weights)[0]))
         value = function(initial_parameters(task))
         return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(value)])
 

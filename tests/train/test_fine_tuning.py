@@ -248,11 +248,11 @@ def test_replayed_frames_have_their_own_reference_level_and_weight(folder):
     assert set(task.new_frames[0].weights.values()) == {1.0}
     # Labels of both are binding energies of the same pair potential, so they have the same size.
     for frame in task.train.frames:
-        assert -14.0 < frame.energy < -2.0
+        assert -14.0 < frame.labels["energy"] < -2.0
     assert sum(len(indices) for indices in task.train.plan(0)) == 20
     (old, *_) = loop.replayed_sets(task)["replay"]
     isolated = sum(task.atomic_energies[int(z)] for z in old.atomic_numbers)
-    assert float(old.labels["energy"]) - isolated == pytest.approx(replay.valid.frames[0].energy)
+    assert float(old.labels["energy"]) - isolated == pytest.approx(replay.valid.frames[0].labels["energy"])
 
 
 def test_replay_counts_in_the_loss_the_choice_of_the_best_model_and_the_results(folder, tmp_path):

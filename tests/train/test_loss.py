@@ -26,9 +26,9 @@ def fake_prediction(batch, seed=0):
     """Numbers that depend on the real rows only; ghost rows hold NaN."""
     rng = np.random.default_rng(seed)
     graphs, nodes = int(batch.graph.graph_mask.sum()), int(batch.graph.node_mask.sum())
-    energy = np.full(batch.energy.shape, np.nan)
-    forces = np.full(batch.forces.shape, np.nan)
-    stress = np.full(batch.stress.shape, np.nan)
+    energy = np.full(batch.labels["energy"].value.shape, np.nan)
+    forces = np.full(batch.labels["forces"].value.shape, np.nan)
+    stress = np.full(batch.labels["stress"].value.shape, np.nan)
     energy[:graphs], forces[:nodes] = rng.normal(size=graphs), rng.normal(size=(nodes, 3))
     stress[:graphs] = rng.normal(size=(graphs, 3, 3))
     return Prediction(energy, energy, forces, forces, stress)
@@ -66,7 +66,7 @@ def test_masked_labels_and_weights_by_hand():
     loss = LossConfig(energy=EnergyTerm(weight=2.0), forces=LossTerm(weight=3.0, kind="mae"))
     sums = {key: float(value) for key, value in loss_sums(prediction, batch, loss).items()}
 
-    errors = [(prediction.energy[i] - parts[i].energy) / parts[i].num_atoms for i in (0, 1)]
+    errors = [(prediction.energy[i] - parts[i].labels["energy"]) / parts[i].num_atoms for i in (0, 1)]
     force_a = prediction.forces[:4] - a.labels["forces"]
     force_c = prediction.forces[9:15] - c.labels["forces"]
     energy_part = (errors[0] ** 2 + 2.0 * errors[1] ** 2) / 2
@@ -82,7 +82,7 @@ def test_energy_labels_lose_nothing_to_the_atomic_energies():
     interaction = float(structure.labels["energy"]) - sum(ATOMIC_ENERGIES[int(z)] for z in structure.atomic_numbers)
     assert abs(float(structure.labels["energy"])) > 1000
     batch = labelled_batch([frame], Capacity(8, 8, 2), "float32")
-    assert batch.energy[0] == np.float32(interaction)
+    assert batch.labels["energy"].value[0] == np.float32(interaction)
 
 
 def test_any_cut_into_batches_and_any_padding_gives_the_same_loss():
@@ -113,11 +113,11 @@ def test_any_cut_into_batches_and_any_padding_gives_the_same_loss():
 def test_a_stress_label_without_a_volume_is_left_out():
     [structure] = molecules(1)
     labelled = dataclasses.replace(structure, labels={**structure.labels, "stress": np.eye(3)})
-    assert frames([labelled])[0].stress is None
+    assert "stress" not in frames([labelled])[0].labels
     periodic = Structure(
         labelled.atomic_numbers, labelled.positions, 8 * np.eye(3), (True, True, True), labelled.labels
     )
-    np.testing.assert_array_equal(frames([periodic])[0].stress, np.eye(3))
+    np.testing.assert_array_equal(frames([periodic])[0].labels["stress"], np.eye(3))
 
 
 def test_a_weight_that_is_no_number_names_the_frame():
