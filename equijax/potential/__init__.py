@@ -9,7 +9,6 @@ _LAZY = {
     "Potential": "equijax.potential.potential",
     "Prediction": "equijax.potential.derivatives",
     "energy_and_derivatives": "equijax.potential.derivatives",
-    "hessian": "equijax.potential.derivatives",
     "hvp": "equijax.potential.derivatives",
     "interaction_energy": "equijax.potential.derivatives",
 }

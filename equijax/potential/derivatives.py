@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from equijax.graph.atom_graph import AtomGraph, edge_vectors
-from equijax.graph.neighbor_gather import sum_to_senders
+from equijax.graph.neighbor_gather import gather_senders, sum_to_senders
 
 Array = Any  # jax.Array inside jit, numpy on the host
 Params = Any  # nested dict of arrays
@@ -100,35 +100,24 @@ def stress_from_gradient(gradient: jax.Array, vectors: jax.Array, graph: AtomGra
     return 0.5 * (virial + jnp.swapaxes(virial, 1, 2)) / jnp.maximum(volume, 1e-12)[:, None, None]
 
 
-def energy_gradient(module: Any, params: Params, graph: AtomGraph, positions: jax.Array) -> jax.Array:
-    """∂E/∂r [N, 3] at other positions with the edges of `graph`; the function that the Hessian linearises."""
-    moved = dataclasses.replace(graph, positions=positions)
+def edge_gradient(module: Any, params: Params, graph: AtomGraph, vectors: jax.Array) -> jax.Array:
+    """g = ∂E/∂d [N, K, 3] in eV/Å, zero at padded slots: the function whose derivative gives every second one."""
 
     def total_energy(vectors: jax.Array) -> jax.Array:
-        return jnp.sum(interaction_energy(module.apply, params, moved, vectors))
+        return jnp.sum(interaction_energy(module.apply, params, graph, vectors))
 
-    gradient = jax.grad(total_energy)(edge_vectors(moved))
-    return position_gradient(jnp.where(graph.neighbor_mask[..., None], gradient, 0), moved)
-
-
-def hvp(module: Any, params: Params, graph: AtomGraph, direction: jax.Array) -> jax.Array:
-    """Hessian times `direction` [N, 3], [N, 3] in eV/Å² x the unit of the direction."""
-    gradient = lambda positions: energy_gradient(module, params, graph, positions)  # noqa: E731
-    return jax.jvp(gradient, (graph.positions,), (direction,))[1]
+    return jnp.where(graph.neighbor_mask[..., None], jax.grad(total_energy)(vectors), 0)
 
 
-def hessian(module: Any, params: Params, graph: AtomGraph, chunk: int = 16) -> jax.Array:
-    """∂²E/∂r∂r [3N, 3N] in eV/Å², rows and columns ordered (atom, xyz).
+def hvp(
+    module: Any, params: Params, graph: AtomGraph, direction: jax.Array, vectors: jax.Array | None = None
+) -> jax.Array:
+    """Hessian of the energy by the positions times `direction` [N, 3], [N, 3] in eV/Å² x the unit of the direction.
 
-    The gradient is linearised once; `chunk` columns are computed at a time, so memory grows with `chunk` and
-    not with the number of atoms. Symmetric up to rounding, which tests look at: it is not symmetrised.
+    `vectors` [N, K, 3] default to those of the positions. `jax.vmap` over directions computes the model once.
     """
-    gradient = lambda positions: energy_gradient(module, params, graph, positions)  # noqa: E731
-    _, linear = jax.linearize(gradient, graph.positions)
-    size = graph.positions.size
-
-    def column(index: jax.Array) -> jax.Array:
-        basis = jnp.zeros(size, graph.positions.dtype).at[index].set(1)
-        return linear(basis.reshape(graph.positions.shape)).reshape(-1)
-
-    return jax.lax.map(column, jnp.arange(size), batch_size=chunk)
+    vectors = edge_vectors(graph) if vectors is None else vectors
+    senders = gather_senders(direction, graph.neighbors, graph.neighbor_mask, graph.reverse)
+    tangent = jnp.where(graph.neighbor_mask[..., None], direction[:, None, :] - senders, 0)
+    gradient = lambda vectors: edge_gradient(module, params, graph, vectors)  # noqa: E731
+    return position_gradient(jax.jvp(gradient, (vectors,), (tangent,))[1], graph)

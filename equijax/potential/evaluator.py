@@ -12,6 +12,7 @@ from equijax.graph.atom_graph import AtomGraph
 from equijax.graph.padding import Capacity, CompileCounter, PaddingPolicy
 from equijax.potential import derivatives
 from equijax.potential.compiled_shapes import CompiledShapes
+from equijax.potential.strain import StrainDerivatives, strain_derivatives
 from equijax.precision import DType, jit, precision
 
 if TYPE_CHECKING:
@@ -60,13 +61,24 @@ class Evaluator:
 
         return self._call("derivatives", run, graph, vectors)
 
-    def hessian(self, graph: AtomGraph, chunk: int = 16) -> np.ndarray:
-        """∂²E/∂r∂r [3N, 3N] of a padded batch, ghost rows included; the vectors follow from the positions."""
+    def hvps(self, graph: AtomGraph, vectors: np.ndarray, directions: np.ndarray) -> np.ndarray:
+        """Hessian times each of `directions` [B, N, 3], [B, N, 3]; B is part of the compiled shape."""
 
-        def run(params: Any, graph: AtomGraph) -> Any:
-            return derivatives.hessian(self.potential.module, params, graph, chunk)
+        def run(params: Any, graph: AtomGraph, vectors: jax.Array, directions: jax.Array) -> Any:
+            def one(direction: jax.Array) -> jax.Array:
+                return derivatives.hvp(self.potential.module, params, graph, direction, vectors)
 
-        return self._call(f"hessian {chunk}", run, graph)
+            return jax.vmap(one)(directions)
+
+        return self._call(f"hvps {len(directions)}", run, graph, vectors, directions.astype(self.dtype))
+
+    def strain_derivatives(self, graph: AtomGraph, vectors: np.ndarray) -> StrainDerivatives:
+        """First and second derivatives by a strain of every graph of a padded batch."""
+
+        def run(params: Any, graph: AtomGraph, vectors: jax.Array) -> Any:
+            return strain_derivatives(self.potential.module, params, graph, vectors)
+
+        return self._call("strain derivatives", run, graph, vectors)
 
     def _call(self, kind: str, run: Callable[..., Any], graph: AtomGraph, *arrays: Any) -> Any:
         capacity = Capacity(nodes=graph.num_nodes, neighbors=graph.num_neighbors, graphs=graph.num_graphs)

@@ -10,6 +10,7 @@ import numpy as np
 from equijax.errors import located
 from equijax.graph.batching import StructureGraph, batch, structure_graph, unbatch_nodes
 from equijax.potential.evaluator import Evaluator, pad_vectors
+from equijax.potential.hessian import HessianProduct
 from equijax.structure import Structure
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def predict(
             results[i] = {name: result[name] for name in properties if name != "hessian"}
     if "hessian" in properties:
         for graph, result in zip(graphs, results, strict=True):
-            result["hessian"] = _hessian(evaluator, graph)
+            result["hessian"] = HessianProduct(evaluator, graph).matrix()
     return results
 
 
@@ -106,9 +107,3 @@ def batch_vectors(graphs: Sequence[StructureGraph]) -> tuple[np.ndarray, np.ndar
     rows = np.concatenate([graph.receivers + start for graph, start in zip(graphs, starts, strict=True)])
     columns = np.concatenate([graph.slots for graph in graphs])
     return rows, columns, np.concatenate([graph.vectors() for graph in graphs])
-
-
-def _hessian(evaluator: Evaluator, graph: StructureGraph) -> np.ndarray:
-    capacity = evaluator.capacity(graph.num_nodes, graph.max_neighbors, 1)
-    size = 3 * graph.num_nodes
-    return evaluator.hessian(batch([graph], capacity, evaluator.dtype))[:size, :size].copy()

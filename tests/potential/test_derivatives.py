@@ -1,4 +1,4 @@
-"""Forces, stress and Hessian against finite differences of the energy, in float64."""
+"""Forces and stress against finite differences of the energy, in float64."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from equijax.graph.batching import batch, structure_graph
 from equijax.graph.padding import PaddingPolicy
-from equijax.potential.derivatives import energy_and_derivatives, hessian, hvp, interaction_energy
+from equijax.potential.derivatives import energy_and_derivatives, interaction_energy
 from equijax.precision import precision
 from equijax.structure import Structure
 from tests.toy_model import toy_potential
@@ -104,29 +104,6 @@ def test_padding_changes_no_real_number():
     tight, loose = predict(graph_of(crystal())), predict(graph_of(crystal(), spare=9))
     np.testing.assert_allclose(loose.forces[:3], tight.forces[:3], atol=1e-13)
     np.testing.assert_allclose(loose.stress[0], tight.stress[0], atol=1e-14)
-
-
-@pytest.mark.parametrize("structure", [crystal()], ids=["crystal"])
-def test_hessian_is_the_derivative_of_the_forces(structure):
-    graph = graph_of(structure)
-    size = 3 * len(structure)
-    with precision("float64"):
-        matrix = jax.jit(lambda p, g: hessian(POTENTIAL.module, p, g, chunk=7))(POTENTIAL.params, graph)
-        direction = np.zeros(graph.positions.shape)
-        direction[1, 2] = 1
-        column = jax.jit(lambda p, g, d: hvp(POTENTIAL.module, p, g, d))(POTENTIAL.params, graph, direction)
-        matrix, column = np.asarray(matrix), np.asarray(column).reshape(-1)
-    np.testing.assert_allclose(matrix, matrix.T, atol=1e-12)
-    np.testing.assert_allclose(matrix[5], column, atol=1e-12)
-    assert not matrix[size:].any()
-    step, forces = 1e-4, []
-    for sign in (1, -1):
-        positions = structure.positions.copy()
-        positions[1, 2] += sign * step
-        moved = Structure(structure.atomic_numbers, positions, structure.cell, structure.pbc)
-        forces.append(predict(graph_of(moved)).forces[: len(structure)])
-    numerical = -(forces[0] - forces[1]).reshape(-1) / (2 * step)
-    np.testing.assert_allclose(matrix[5, :size], numerical, atol=2e-5)
 
 
 def test_gradients_of_forces_are_finite_for_isolated_atoms_and_axes():
