@@ -1,8 +1,8 @@
 """The Hessian of one structure: as a product with displacements, or whole, a chunk of columns at a time.
 
-One program computes the model once and pushes a chunk of displacements through its derivative. The loop over chunks runs
-on the host, so memory grows with the chunk and not with the number of atoms, and the same program serves whole Hessians,
-the rows of a few atoms and iterative eigensolvers.
+One program computes the model once and pushes a chunk of displacements through its derivative. The loop over chunks
+runs on the host, so memory grows with the chunk and not with the number of atoms, and the same program serves whole
+Hessians, the rows of a few atoms and iterative eigensolvers.
 """
 
 from __future__ import annotations
