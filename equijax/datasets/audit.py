@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from equijax.datasets import e0
+from equijax.datasets.labels import TargetReader
 from equijax.datasets.load import Dataset, load_dataset, max_force
 from equijax.datasets.plan import Plan, plan_part, sizes_of
 from equijax.datasets.splits import duplicates
@@ -97,15 +98,15 @@ class Audit:
         return "\n".join(lines)
 
 
-def audit(config: Any, start: e0.StartModel | None = None) -> Audit:
+def audit(config: Any, start: e0.StartModel | None = None, targets: Mapping[str, TargetReader] | None = None) -> Audit:
     """Audit the data of an experiment: an object with `dataset`, `model.cutoff`, `training.batch` and `seed`.
 
-    `start` is the model that training starts from. Raises EquijaxError for what would stop the training; everything
-    else becomes a line of the audit.
+    `start` is the model that training starts from; `targets` read the labels of tensor targets. Raises EquijaxError for
+    what would stop the training; everything else becomes a line of the audit.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", EquijaxWarning)
-        dataset = load_dataset(config.dataset, seed=config.seed, start=start)
+        dataset = load_dataset(config.dataset, seed=config.seed, start=start, targets=targets)
     found = [str(warning.message) for warning in caught if issubclass(warning.category, EquijaxWarning)]
     for warning in caught:
         if not issubclass(warning.category, EquijaxWarning):

@@ -7,8 +7,9 @@ it is an error here, with the names that were found and what to write instead.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ from equijax.datasets.config import ReadOptions, Units
 from equijax.datasets.frames import RawFrame
 from equijax.errors import EquijaxError, located
 from equijax.structure import Structure
+
+TargetReader = Callable[[np.ndarray, int], np.ndarray]
+"""(numbers of the file, number of atoms) -> the label of a target; EquijaxError says what the numbers should be."""
 
 ALIASES: dict[str, tuple[str, ...]] = {
     "energy": (
@@ -57,23 +61,30 @@ class Labelling:
 
 
 def label_frames(
-    frames: Sequence[RawFrame], options: ReadOptions, file: str, *, required: bool, elsewhere: Collection[str] = ()
+    frames: Sequence[RawFrame],
+    options: ReadOptions,
+    file: str,
+    *,
+    required: bool,
+    elsewhere: Collection[str] = (),
+    targets: Mapping[str, TargetReader] | None = None,
 ) -> Labelling:
-    """Convert the frames of one file to structures with labels in eV and Å.
+    """Convert the frames of one file to structures with labels in eV and Å, those of `targets` as these read them.
 
     `elsewhere` are names that other files of the data set have, which this one may lack.
 
     Raises EquijaxError when `required` labels are absent or misnamed, when a value is not usable (unless
     `on_bad_frame` is skip), and when stress and virial contradict each other.
     """
-    keys = find_keys(frames, options.keys, file, required=required, elsewhere=elsewhere)
+    readers = targets or {}
+    keys = find_keys(frames, options.keys, file, required=required, elsewhere=elsewhere, targets=tuple(readers))
     factors = (options.units or Units()).factors()
     structures: list[Structure] = []
     skipped: list[BadFrame] = []
     notes: Counter[str] = Counter()
     for frame in frames:
         try:
-            structures.append(_structure(frame, keys, options, factors, notes))
+            structures.append(_structure(frame, keys, options, factors, notes, readers))
         except EquijaxError as error:
             if options.on_bad_frame == "error":
                 raise
@@ -88,8 +99,9 @@ def find_keys(
     *,
     required: bool,
     elsewhere: Collection[str] = (),
+    targets: Collection[str] = (),
 ) -> dict[str, str]:
-    """{label: name in the file} for the labels that at least one frame has.
+    """{label: name in the file} for the labels, those of `targets` among them, that at least one frame has.
 
     Names given by the user must exist in `required` mode. For a label without a name its canonical name is taken;
     if that is absent while an alias is present, `required` mode refuses with the names found.
@@ -111,12 +123,15 @@ def find_keys(
                 expected=f"one of the names found: {_listing(in_info, in_arrays, len(frames))}",
                 fix=_suggestion(label, present),
             )
-    for label in ("energy", "forces", "stress"):
+    for label in ("energy", "forces", "stress", *targets):
         if label in chosen:
             continue
         if label in present:
             found[label] = label
     if required:
+        for label in targets:
+            if label not in chosen and label not in found:
+                _refuse_near_name(label, {*chosen.values(), *found.values()}, in_info, in_arrays, file, len(frames))
         for label in ("energy", "forces", "stress"):
             if label not in chosen and label not in found:
                 _refuse_alias(label, chosen, found, present, in_info, in_arrays, file, len(frames))
@@ -124,8 +139,9 @@ def find_keys(
             raise located(
                 "no labels",
                 file=file,
-                expected=f"energy or forces; found {_listing(in_info, in_arrays, len(frames))}",
-                fix="name them with keys: {energy: ..., forces: ...}",
+                expected=f"{' or '.join(targets or ('energy', 'forces'))}; found "
+                f"{_listing(in_info, in_arrays, len(frames))}",
+                fix=f"name them with keys: {{{', '.join(f'{t}: ...' for t in targets or ('energy', 'forces'))}}}",
             )
     if "stress" in found and "virial" not in chosen:
         # Both present and only the stress chosen by default: compared later, frame by frame.
@@ -168,6 +184,21 @@ def _refuse_alias(
                 )
 
 
+def _refuse_near_name(
+    target: str, taken: Collection[str | None], in_info: Counter[str], in_arrays: Counter[str], file: str, count: int
+) -> None:
+    """EquijaxError when no frame has the target and one has something that is spelt almost like it."""
+    free = [name for name in (*in_info, *in_arrays) if name not in taken]
+    for near in difflib.get_close_matches(target, free, n=1, cutoff=0.8):
+        raise located(
+            f"no frame has '{target}'",
+            file=file,
+            key=target,
+            expected=f"one of the names found: {_listing(in_info, in_arrays, count)}",
+            fix=f"did you mean '{near}'? Write keys: {{{target}: {near}}}, or {{{target}: null}} to ignore it",
+        )
+
+
 def _listing(in_info: Counter[str], in_arrays: Counter[str], count: int) -> str:
     def part(names: Counter[str]) -> str:
         shown = [name if n == count else f"{name} ({n} of {count} frames)" for name, n in sorted(names.items())]
@@ -184,7 +215,12 @@ def _suggestion(label: str, present: Mapping[str, int]) -> str | None:
 
 
 def _structure(
-    frame: RawFrame, keys: Mapping[str, str], options: ReadOptions, factors: Mapping[str, float], notes: Counter[str]
+    frame: RawFrame,
+    keys: Mapping[str, str],
+    options: ReadOptions,
+    factors: Mapping[str, float],
+    notes: Counter[str],
+    targets: Mapping[str, TargetReader],
 ) -> Structure:
     length = factors["length"]
     positions = np.asarray(frame.positions, dtype=np.float64) * length
@@ -210,7 +246,11 @@ def _structure(
             notes["stress ignored on frames that are not periodic in three directions"] += 1
     for label, name in keys.items():
         if label not in ("energy", "forces", "stress", "virial") and (value := _value(frame, name)) is not None:
-            labels[label] = _numbers(frame, name, value, None, "numbers")
+            numbers = _numbers(frame, name, value, None, "numbers")
+            try:
+                labels[label] = targets[label](numbers, len(frame.atomic_numbers)) if label in targets else numbers
+            except EquijaxError as error:
+                raise _wrong(frame, str(error), name) from None
     used = set(keys.values())
     info = {name: value for name, value in frame.info.items() if name not in used}
     return Structure(

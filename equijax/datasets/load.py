@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from equijax.datasets import e0
 from equijax.datasets.config import Count, DatasetConfig, Fraction, Paths, expand
 from equijax.datasets.files import atomic_path, sha256
 from equijax.datasets.frames import RawFrame
-from equijax.datasets.labels import BadFrame, label_frames
+from equijax.datasets.labels import BadFrame, TargetReader, label_frames
 from equijax.datasets.plausibility import implausible
 from equijax.datasets.readers import read_checked
 from equijax.datasets.splits import duplicates, split
@@ -76,15 +76,19 @@ def load_dataset(
     seed: int = 0,
     skipped_csv: str | Path | None = None,
     start: e0.StartModel | None = None,
+    targets: Mapping[str, TargetReader] | None = None,
 ) -> Dataset:
     """Read, check and split the frames that `config` names.
+
+    `targets` read the labels of tensor targets. Frames with such labels and no energies need no atomic energies: those
+    that neither the config nor the start model knows are zero.
 
     `seed` decides the split when valid is a fraction or a count. Frames left out are listed in `skipped_csv`, also
     when reading fails later. Raises EquijaxError for anything that would train on wrong or missing labels, and
     for an element in valid or test that training never shows; warns of duplicates and implausible values.
     When training starts from a model, `start`, no frame may hold an element that the model does not have.
     """
-    reading = _Reading(config)
+    reading = _Reading(config, targets or {})
     parts = {"train": reading.part(config.train, "train")}
     if not isinstance(config.valid, Fraction | Count):
         parts["valid"] = reading.part(config.valid, "valid")
@@ -111,7 +115,7 @@ def load_dataset(
     if config.require == "all":
         _require_all(parts)
     _check_elements(parts, start)
-    energies = e0.atomic_energies(config.atomic_energies, parts["train"], in_train, config, start)
+    energies = _atomic_energies(config, parts["train"], in_train, start, bool(targets))
     for structures in parts.values():
         if set(elements_of(structures)) <= set(energies):
             e0.check_plausible(structures, energies)
@@ -131,11 +135,25 @@ def load_dataset(
     )
 
 
+def _atomic_energies(
+    config: DatasetConfig,
+    train: Sequence[Structure],
+    isolated: Sequence[Structure],
+    start: e0.StartModel | None,
+    has_targets: bool,
+) -> dict[int, float]:
+    without_energies = not any("energy" in structure.labels for structure in (*train, *isolated))
+    if has_targets and without_energies and config.atomic_energies == "isolated_atoms":
+        return dict.fromkeys(elements_of(train), 0.0) | (dict(start.atomic_energies) if start is not None else {})
+    return e0.atomic_energies(config.atomic_energies, train, isolated, config, start)
+
+
 class _Reading:
     """Reads the parts of one data set and collects what was noticed."""
 
-    def __init__(self, config: DatasetConfig) -> None:
+    def __init__(self, config: DatasetConfig, targets: Mapping[str, TargetReader]) -> None:
         self.config = config
+        self.targets = targets
         self.skipped: list[BadFrame] = []
         self.notes: Counter[str] = Counter()
         self.fingerprints: dict[str, str] = {}
@@ -153,7 +171,9 @@ class _Reading:
         self._names |= {name for frames in raw.values() for frame in frames for name in (*frame.info, *frame.arrays)}
         structures: list[Structure] = []
         for file, frames in raw.items():
-            labelled = label_frames(frames, self.config, str(file), required=True, elsewhere=self._names)
+            labelled = label_frames(
+                frames, self.config, str(file), required=True, elsewhere=self._names, targets=self.targets
+            )
             self.skipped += labelled.skipped
             self.notes.update(labelled.notes)
             structures += self._without_large_forces(labelled.structures)

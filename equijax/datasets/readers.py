@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from equijax.datasets.config import ReadOptions
 from equijax.datasets.extxyz import read_extxyz
 from equijax.datasets.files import file_kind
 from equijax.datasets.frames import RawFrame
-from equijax.datasets.labels import label_frames
+from equijax.datasets.labels import TargetReader, label_frames
 from equijax.errors import EquijaxError
 from equijax.structure import Structure
 
@@ -45,20 +45,27 @@ def read_checked(path: str | Path, options: ReadOptions) -> list[RawFrame]:
 
 
 def read_structures(
-    path: str | Path, options: ReadOptions | None = None, *, labels: str = "optional", **settings: Any
+    path: str | Path,
+    options: ReadOptions | None = None,
+    *,
+    labels: str = "optional",
+    targets: Mapping[str, TargetReader] | None = None,
+    **settings: Any,
 ) -> list[Structure]:
     """Structures of a file, with labels in eV and Å where it has them under the expected names.
 
     `labels`: "required" refuses a file in which no label, or not the labels asked for, is found; "optional" takes
-    what is there. `settings` are fields of ReadOptions (`keys`, `units`, ...), as an alternative to `options`. For
-    files without a convention on units, structures read without labels are taken to be in Å.
+    what is there. `targets` read tensor targets, which are looked for as well. `settings` are fields of ReadOptions
+    (`keys`, `units`, ...), as an alternative to `options`. For files without a convention on units, structures read
+    without labels are taken to be in Å.
     """
     chosen = options if options is not None else ReadOptions.model_validate(settings)
     if chosen.units is None and labels == "optional" and file_kind(path) not in OWN_UNITS:
         structures = [_geometry(frame) for frame in read_frames(path)]
     else:
         frames = read_checked(path, chosen)
-        structures = label_frames(frames, chosen, str(path), required=labels == "required").structures
+        required = labels == "required"
+        structures = label_frames(frames, chosen, str(path), required=required, targets=targets).structures
     if not structures:
         raise EquijaxError(f"{path}: no frames")
     return structures
