@@ -35,26 +35,56 @@ class LabelledFrame:
 
 
 def labelled_frame(
-    structure: Structure, cutoff: float, elements: Sequence[int], atomic_energies: dict[int, float]
+    structure: Structure,
+    cutoff: float,
+    elements: Sequence[int],
+    atomic_energies: dict[int, float],
+    shapes: Mapping[str, LabelShape] = LABELS,
 ) -> LabelledFrame:
     """Build the graph, subtract Σ E0 from the energy in float64, and read the frame's weights.
 
-    `config_weight` in `info` weighs all labels of the frame, `energy_weight`, `forces_weight` and
-    `stress_weight` one of them. The stress of a frame without a volume is left out.
+    `config_weight` in `info` weighs all labels of the frame, `energy_weight`, `forces_weight` and so on one of them.
+    The stress of a frame without a volume is left out. Labels of pairs, [N, N, ...], become those of edges [E, ...].
     """
     given = structure.labels
-    labels = {name: np.asarray(given[name], np.float64) for name in LABELS if name in given}
+    labels = {name: np.asarray(given[name], np.float64) for name in shapes if name in given}
     if "energy" in labels:
         isolated = sum(atomic_energies[int(z)] for z in structure.atomic_numbers)
         labels["energy"] = np.asarray(float(labels["energy"]) - isolated)
     if not (all(structure.pbc) and structure.volume > 0):
         labels.pop("stress", None)
+    graph = structure_graph(structure, cutoff, elements)
+    for name, (per, _) in shapes.items():
+        if per == "pair" and name in labels:
+            labels[name] = edge_labels(labels[name], graph, structure, name)
     return LabelledFrame(
-        graph=structure_graph(structure, cutoff, elements),
+        graph=graph,
         structure=structure,
         labels=labels,
-        weights={name: frame_weight(structure, name) for name in LABELS},
+        weights={name: frame_weight(structure, name) for name in shapes},
     )
+
+
+def edge_labels(pairs: np.ndarray, graph: StructureGraph, structure: Structure, name: str) -> np.ndarray:
+    """Labels [N, N, ...] of (atom, neighbour) at the edges, [E, ...]. Raises EquijaxError where something other than
+    zero would be left out: beyond the cutoff, and between an atom and itself."""
+
+    def refused(problem: str, fix: str) -> EquijaxError:
+        return located(problem, file=structure.file, frame=structure.frame, key=name, fix=fix)
+
+    if any(structure.pbc):
+        raise refused("is per pair and the structure is periodic, where a pair has many images", "use molecules")
+    left = np.array(pairs)
+    left[graph.receivers, graph.senders] = 0
+    for i, j in np.argwhere(left.reshape(*left.shape[:2], -1).any(axis=-1))[:1].tolist():
+        if i == j:
+            raise refused(f"atom {i} is paired with itself", "set these entries to zero, or use a target per atom")
+        distance = np.linalg.norm(structure.positions[i] - structure.positions[j])
+        raise refused(
+            f"atoms {i} and {j} are {distance:.2f} Å apart, beyond the cutoff of {graph.cutoff:g} Å, and have a label",
+            "set model.cutoff above the largest labelled distance, or these entries to zero",
+        )
+    return np.asarray(pairs[graph.receivers, graph.senders])
 
 
 def frame_weight(structure: Structure, name: str) -> float:
@@ -91,7 +121,11 @@ def labelled_batch(
     shapes: Mapping[str, LabelShape] = LABELS,
 ) -> LabelledBatch:
     """Pad graphs and labels to `capacity`; ghosts and absent labels have mask False, value and weight 0."""
-    rows = {"system": (capacity.graphs,), "atom": (capacity.nodes,)}
+    rows = {
+        "system": (capacity.graphs,),
+        "atom": (capacity.nodes,),
+        "pair": (capacity.nodes, capacity.neighbors),
+    }
     labels = {
         name: Labels(
             value=np.zeros(rows[per] + shape, dtype),
@@ -103,7 +137,11 @@ def labelled_batch(
     num_atoms = np.ones(capacity.graphs, dtype)
     row = 0
     for index, frame in enumerate(frames):
-        places: dict[str, Any] = {"system": index, "atom": slice(row, row + frame.num_atoms)}
+        places: dict[str, Any] = {
+            "system": index,
+            "atom": slice(row, row + frame.num_atoms),
+            "pair": (row + frame.graph.receivers, frame.graph.slots),
+        }
         row += frame.num_atoms
         num_atoms[index] = frame.num_atoms
         for name, value in frame.labels.items():

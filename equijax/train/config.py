@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Literal
+from collections.abc import Collection, Iterable, Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -94,12 +94,30 @@ class EnergyTerm(LossTerm):
     per_atom: bool = True
 
 
+class TargetTerm(StrictModel):
+    """The share of a tensor target: weight x the mean over its irreps of the penalty of their errors.
+
+    The error of an irrep is the norm of its 2l+1 components, so that it does not depend on the orientation, divided by
+    √(2l+1) and by the root mean square of the training labels: 1 is the error of a model that knows nothing.
+    """
+
+    kind: Literal["mse", "mae", "huber"] = "mse"
+    weight: NonNegativeFloat = 1.0
+    delta: PositiveFloat = 0.1
+    """where a Huber penalty turns from quadratic to linear, in the root mean square of the labels"""
+    per_irrep: dict[str, NonNegativeFloat] = Field(default_factory=dict)
+    """relative weights, such as {0e: 1.0, 2e: 3.0}; irreps that are not named count once"""
+
+
 class LossConfig(StrictModel):
-    """Weights in units of 1/eV², Å²/eV², Å⁶/eV² for mse. A null term is left out."""
+    """Weights in units of 1/eV², Å²/eV², Å⁶/eV² for mse. A null term is left out. Energy and forces that are not
+    mentioned are left out where the data have tensor targets and no such labels."""
 
     energy: EnergyTerm | None = EnergyTerm(weight=1.0)
     forces: LossTerm | None = LossTerm(weight=100.0)
     stress: LossTerm | None = None
+    targets: dict[str, TargetTerm | None] = Field(default_factory=dict)
+    """tensor targets by name; one that is not mentioned has the default term"""
 
     @model_validator(mode="after")
     def _is_sound(self) -> LossConfig:
@@ -107,14 +125,12 @@ class LossConfig(StrictModel):
             term = getattr(self, name)
             if term is not None and term.kind == "conditional_huber":
                 raise ValueError(f"{name}: conditional_huber is for forces; use huber")
-        if not self.active:
-            raise ValueError("all weights are zero")
         return self
 
     @property
-    def terms(self) -> dict[str, LossTerm]:
+    def terms(self) -> dict[str, LossTerm | TargetTerm]:
         """The terms that there are, by the name of their label."""
-        named = {"energy": self.energy, "forces": self.forces, "stress": self.stress}
+        named = {"energy": self.energy, "forces": self.forces, "stress": self.stress, **self.targets}
         return {name: term for name, term in named.items() if term is not None}
 
     @property
@@ -123,9 +139,19 @@ class LossConfig(StrictModel):
         return tuple(name for name, term in self.terms.items() if term.weight > 0)
 
     @classmethod
-    def of(cls, terms: Mapping[str, LossTerm]) -> LossConfig:
+    def of(cls, terms: Mapping[str, LossTerm | TargetTerm]) -> LossConfig:
         """The loss with exactly these terms."""
-        return cls(**{name: terms.get(name) for name in ("energy", "forces", "stress")})  # type: ignore[arg-type]
+        own: dict[str, Any] = {name: terms.get(name) for name in ("energy", "forces", "stress")}
+        return cls(**own, targets={name: term for name, term in terms.items() if name not in own})  # type: ignore[arg-type]
+
+    def for_labels(self, targets: Iterable[str], present: Collection[str]) -> LossConfig:
+        """The loss with a term for every one of `targets`. With targets, the default terms of energy and forces are
+        left out when they are not among the labels that are `present`."""
+        terms = self.terms | {name: TargetTerm() for name in targets if name not in self.targets}
+        unasked = {"energy", "forces"} - self.model_fields_set - set(present)
+        if terms.keys() <= unasked:
+            return self
+        return LossConfig.of({name: term for name, term in terms.items() if name not in unasked})
 
 
 class LearningRateGroup(StrictModel):
@@ -205,6 +231,15 @@ class TrainingConfig(StrictModel):
         if starts and starts[-1] >= self.max_epochs:
             raise ValueError(f"stages: from_epoch {starts[-1]} is never reached, max_epochs is {self.max_epochs}")
         return self
+
+    def for_labels(self, targets: Iterable[str], present: Collection[str]) -> TrainingConfig:
+        """This with the losses of all stages as `LossConfig.for_labels` makes them."""
+        names = tuple(targets)
+        stages = tuple(
+            s if s.loss is None else s.model_copy(update={"loss": s.loss.for_labels(names, present)})
+            for s in self.stages
+        )
+        return self.model_copy(update={"loss": self.loss.for_labels(names, present), "stages": stages})
 
     def stage_loss(self, stage: int) -> LossConfig:
         """The loss of stage 0 (before any of `stages`), 1, ..."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from equijax.errors import EquijaxError, EquijaxWarning
 from equijax.train.batches import LabelledFrame, label_counts
-from equijax.train.config import EnergyTerm, LossConfig, LossTerm, TrainingConfig
+from equijax.train.config import EnergyTerm, LossConfig, LossTerm, TargetTerm, TrainingConfig
 
 
 def refuse_stress_of_direct_forces(experiment: Any) -> None:
@@ -38,6 +38,8 @@ def observed_labels(
     observed = tuple(name for name in names if counts["training"][name])
     for stage in range(len(training.stages) + 1):
         active = training.stage_loss(stage).active
+        if not active:
+            raise EquijaxError(f"{data}training.loss: all weights are zero")
         for name, has in counts.items():
             if not any(has[label] for label in active):
                 raise EquijaxError(
@@ -73,5 +75,6 @@ def computed_loss(loss: LossConfig, observed: tuple[str, ...]) -> LossConfig:
 def measured_loss(loss: LossConfig, observed: tuple[str, ...]) -> LossConfig:
     """`computed_loss` with the labels that are not trained on added, so that validation reports them."""
     terms = computed_loss(loss, observed).terms
-    others = {name: EnergyTerm() if name == "energy" else LossTerm() for name in observed if name not in terms}
+    defaults = {"energy": EnergyTerm(), "forces": LossTerm(), "stress": LossTerm()}
+    others = {name: defaults.get(name, TargetTerm()) for name in observed if name not in terms}
     return LossConfig.of({**terms, **others})

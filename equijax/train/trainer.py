@@ -61,7 +61,7 @@ class Trainer:
         self._best_is_new = False
         factors = learning_rate_factors(task.training, state.all_params)
         self._optimizer = build_optimizer(task.training.optimizer, state.params, factors)
-        self._compiled: dict[tuple[str, LossConfig], Any] = {}
+        self._compiled: dict[tuple[str, str], Any] = {}
         self._pending: deque[tuple[int, list[int], Any]] = deque()
         self._skipped = int(state.skipped)
         self._started = time.monotonic() - progress.wall_time
@@ -318,7 +318,7 @@ class Trainer:
 
     def _step_function(self) -> Any:
         loss = computed_loss(self.training.stage_loss(self.progress.stage), self.task.observed)
-        key = ("train", loss)
+        key = ("train", loss.model_dump_json())
         if key not in self._compiled:
             self._compiled[key] = build_train_step(
                 self.task.objective, self.task.module, self._optimizer, self.training, loss, self.counter
@@ -327,7 +327,7 @@ class Trainer:
 
     def _compiled_evaluation(self, stage_loss: LossConfig) -> Any:
         loss = measured_loss(stage_loss, self.task.observed)
-        key = ("evaluate", loss)
+        key = ("evaluate", loss.model_dump_json())
         if key not in self._compiled:
             self._compiled[key] = build_evaluation_step(self.task.objective, self.task.module, loss, self.counter)
         return self._compiled[key]

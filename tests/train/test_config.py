@@ -6,7 +6,7 @@ import pytest
 
 from equijax.config.yaml import validate
 from equijax.errors import EquijaxError
-from equijax.train.config import EnergyTerm, LossConfig, LossTerm, TrainingConfig
+from equijax.train.config import EnergyTerm, LossConfig, LossTerm, TargetTerm, TrainingConfig
 
 
 def test_defaults_are_those_of_the_mace_command_line():
@@ -27,7 +27,8 @@ def test_defaults_are_those_of_the_mace_command_line():
         ({"optimizer": {"name": "sgd"}}, "optimizer.name: got 'sgd'"),
         ({"optimizer": {"learning_rate": -1}}, "optimizer.learning_rate: got -1"),
         ({"batch": {}}, "give at least one of max_structures"),
-        ({"loss": {"energy": None, "forces": {"weight": 0}}}, "all weights are zero"),
+        ({"loss": {"targets": {"alpha": {"kind": "conditional_huber"}}}}, "loss.targets.alpha.kind"),
+        ({"loss": {"targets": {"alpha": {"per_irrep": {"0e": -1}}}}}, "loss.targets.alpha.per_irrep.0e"),
         ({"loss": {"energy": {"kind": "conditional_huber"}}}, "conditional_huber is for forces"),
         ({"schedule": {"name": "cosin"}}, "unknown name 'cosin'; did you mean 'cosine'?"),
         ({"stages": [{"from_epoch": 20}, {"from_epoch": 10}]}, "from_epoch must ascend"),
@@ -53,3 +54,15 @@ def test_stages_change_loss_and_rate_from_where_they_begin():
 def test_skipping_counts():
     assert TrainingConfig().allowed_skips == 0
     assert TrainingConfig(on_nan={"skip": 3}).allowed_skips == 3
+
+
+def test_targets_have_a_term_unless_they_are_left_out():
+    loss = LossConfig(targets={"dipole": None, "alpha": TargetTerm(weight=2)}).for_labels(
+        ["dipole", "alpha", "q"], ["q"]
+    )
+    assert loss.active == ("alpha", "q")
+    assert (loss.terms["alpha"].weight, loss.terms["q"].weight) == (2, 1)
+    # Default terms go where the data have no such labels; terms that were asked for stay, to be complained about.
+    assert LossConfig().for_labels(["q"], ["energy", "q"]).active == ("energy", "q")
+    assert LossConfig(forces=LossTerm()).for_labels(["q"], ["q"]).active == ("forces", "q")
+    assert LossConfig().for_labels([], []).active == ("energy", "forces")
