@@ -18,6 +18,8 @@ LAYERS = (
     {"graph"},
     {"datasets"},
     {"irreps"},
+    {"orbitals"},
+    {"hamiltonians"},
     {"ops"},
     {"nn"},
     {"models"},
@@ -26,7 +28,7 @@ LAYERS = (
     {"report"},
     {"train"},
     {"experiment"},
-    {"calculators", "md"},
+    {"calculators", "md", "statics"},
     {"bench"},
     {"cli"},
 )

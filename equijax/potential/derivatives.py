@@ -114,10 +114,21 @@ def hvp(
 ) -> jax.Array:
     """Hessian of the energy by the positions times `direction` [N, 3], [N, 3] in eV/Å² x the unit of the direction.
 
-    `vectors` [N, K, 3] default to those of the positions. `jax.vmap` over directions computes the model once.
+    `vectors` [N, K, 3] default to those of the positions.
     """
-    vectors = edge_vectors(graph) if vectors is None else vectors
-    senders = gather_senders(direction, graph.neighbors, graph.neighbor_mask, graph.reverse)
-    tangent = jnp.where(graph.neighbor_mask[..., None], direction[:, None, :] - senders, 0)
-    gradient = lambda vectors: edge_gradient(module, params, graph, vectors)  # noqa: E731
-    return position_gradient(jax.jvp(gradient, (vectors,), (tangent,))[1], graph)
+    return hvps(module, params, graph, direction[None], edge_vectors(graph) if vectors is None else vectors)[0]
+
+
+def hvps(module: Any, params: Params, graph: AtomGraph, directions: jax.Array, vectors: jax.Array) -> jax.Array:
+    """Hessian times each of `directions` [B, N, 3], [B, N, 3]: the model is linearised once.
+
+    Linearising before the map over directions gives XLA a program with fewer operations on B than mapping `jvp`.
+    """
+    _, linear = jax.linearize(lambda d: edge_gradient(module, params, graph, d), vectors)
+
+    def one(direction: jax.Array) -> jax.Array:
+        senders = gather_senders(direction, graph.neighbors, graph.neighbor_mask, graph.reverse)
+        tangent = jnp.where(graph.neighbor_mask[..., None], direction[:, None, :] - senders, 0)
+        return position_gradient(linear(tangent), graph)
+
+    return jax.vmap(one)(directions)

@@ -51,7 +51,7 @@ class Evaluator:
         def run(params: Any, graph: AtomGraph, vectors: jax.Array) -> Any:
             return self.potential.module.apply({"params": params}, graph, vectors)
 
-        return self._call("node_outputs", run, graph, vectors)
+        return self.call("node_outputs", run, graph, vectors)
 
     def derivatives(self, graph: AtomGraph, vectors: np.ndarray) -> derivatives.Prediction:
         """Energies, forces and stress of a padded batch."""
@@ -59,18 +59,15 @@ class Evaluator:
         def run(params: Any, graph: AtomGraph, vectors: jax.Array) -> Any:
             return derivatives.energy_and_derivatives(self.potential.module, params, graph, vectors)
 
-        return self._call("derivatives", run, graph, vectors)
+        return self.call("derivatives", run, graph, vectors)
 
     def hvps(self, graph: AtomGraph, vectors: np.ndarray, directions: np.ndarray) -> np.ndarray:
         """Hessian times each of `directions` [B, N, 3], [B, N, 3]; B is part of the compiled shape."""
 
         def run(params: Any, graph: AtomGraph, vectors: jax.Array, directions: jax.Array) -> Any:
-            def one(direction: jax.Array) -> jax.Array:
-                return derivatives.hvp(self.potential.module, params, graph, direction, vectors)
+            return derivatives.hvps(self.potential.module, params, graph, directions, vectors)
 
-            return jax.vmap(one)(directions)
-
-        return self._call(f"hvps {len(directions)}", run, graph, vectors, directions.astype(self.dtype))
+        return self.call(f"hvps {len(directions)}", run, graph, vectors, directions.astype(self.dtype))
 
     def strain_derivatives(self, graph: AtomGraph, vectors: np.ndarray) -> StrainDerivatives:
         """First and second derivatives by a strain of every graph of a padded batch."""
@@ -78,9 +75,10 @@ class Evaluator:
         def run(params: Any, graph: AtomGraph, vectors: jax.Array) -> Any:
             return strain_derivatives(self.potential.module, params, graph, vectors)
 
-        return self._call("strain derivatives", run, graph, vectors)
+        return self.call("strain derivatives", run, graph, vectors)
 
-    def _call(self, kind: str, run: Callable[..., Any], graph: AtomGraph, *arrays: Any) -> Any:
+    def call(self, kind: str, run: Callable[..., Any], graph: AtomGraph, *arrays: Any) -> Any:
+        """run(params, graph, *arrays) compiled once for this kind and shape of graph; trees of numpy arrays."""
         capacity = Capacity(nodes=graph.num_nodes, neighbors=graph.num_neighbors, graphs=graph.num_graphs)
         # A function of its own for every shape: dropping it from the table frees what was compiled for it.
         compiled = self.shapes.function(kind, capacity, lambda: jit(self._counter.wrap(run)))
