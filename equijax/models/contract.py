@@ -28,11 +28,14 @@ class ModelStatistics:
 class NodeOutputs:
     """Per-atom results. `node_energies` [N] eV, without E0, exactly zero on padding; `node_features` [N, F],
     the features of all layers, flat in e3nn's `mul_ir` order; `node_forces` [N, 3] eV/Å only from models that
-    predict forces directly, zero on padding. Without them forces are minus the gradient of the energy."""
+    predict forces directly, zero on padding. Without them forces are minus the gradient of the energy. `targets`, of
+    models with target heads, holds irreps by name, zero on padding: [G, dim] per system, [N, dim] per atom,
+    [N, K, dim] per pair."""
 
     node_energies: jax.Array
     node_features: jax.Array
     node_forces: jax.Array | None = None
+    targets: dict[str, jax.Array] | None = None
 
 
 class ModelConfig(Protocol):

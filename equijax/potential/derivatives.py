@@ -30,7 +30,8 @@ class Prediction:
     `energy` [G] eV, `node_energies` [N] eV, `node_features` [N, F], `forces` [N, 3] eV/Å, `stress` [G, 3, 3]
     eV/Å³ with ASE's sign, (∂E/∂ε) / V. The stress of a graph without a cell has no meaning (AtomGraph stores
     a unit cell there): callers know from `Structure.volume` whether to read it. None from models that predict
-    forces directly. Ghost rows are zero.
+    forces directly, with the forces None where nothing was differentiated. `targets` are those of `NodeOutputs`. Ghost
+    rows are zero.
     """
 
     energy: Array
@@ -38,6 +39,7 @@ class Prediction:
     node_features: Array
     forces: Array
     stress: Array | None
+    targets: dict[str, Array] | None = None
 
 
 def sum_over_graphs(per_node: jax.Array, graph: AtomGraph) -> jax.Array:
@@ -70,7 +72,9 @@ def energy_and_derivatives(
     energy = sum_over_graphs(node_energies, graph)
     if outputs.node_forces is not None:
         direct = jnp.where(graph.node_mask[:, None], outputs.node_forces, 0)
-        return Prediction(energy, node_energies, outputs.node_features, forces=direct, stress=None)
+        return Prediction(
+            energy, node_energies, outputs.node_features, forces=direct, stress=None, targets=outputs.targets
+        )
     (gradient,) = pullback(jnp.ones_like(total))
     gradient = jnp.where(graph.neighbor_mask[..., None], gradient, 0)
     return Prediction(
@@ -79,7 +83,39 @@ def energy_and_derivatives(
         node_features=outputs.node_features,
         forces=-position_gradient(gradient, graph),
         stress=stress_from_gradient(gradient, vectors, graph),
+        targets=outputs.targets,
     )
+
+
+def energy_and_targets(module: Any, params: Params, graph: AtomGraph, vectors: jax.Array | None = None) -> Prediction:
+    """What the model says without differentiating it: energies and targets, neither forces nor stress."""
+    outputs = module.apply({"params": params}, graph, edge_vectors(graph) if vectors is None else vectors)
+    node_energies = jnp.where(graph.node_mask, outputs.node_energies, 0)
+    energy = sum_over_graphs(node_energies, graph)
+    return Prediction(energy, node_energies, outputs.node_features, None, None, outputs.targets)
+
+
+def target_gradient(
+    module: Any, params: Params, graph: AtomGraph, vectors: jax.Array, name: str
+) -> tuple[jax.Array, jax.Array]:
+    """A target per system, [G, dim], and its derivatives by the positions of the atoms of each graph, [N, dim, 3].
+
+    The positions count both through the edge vectors and where the model takes them as they are, as dipoles of charges
+    do.
+    """
+
+    def target(positions: jax.Array, vectors: jax.Array) -> jax.Array:
+        moved = dataclasses.replace(graph, positions=positions)
+        return module.apply({"params": params}, moved, vectors).targets[name]
+
+    value, pullback = jax.vjp(target, graph.positions, vectors)
+
+    def derivative(component: jax.Array) -> jax.Array:
+        by_position, by_edge = pullback(jnp.broadcast_to(component, value.shape))
+        by_edge = jnp.where(graph.neighbor_mask[..., None], by_edge, 0)
+        return by_position + position_gradient(by_edge, graph)
+
+    return value, jax.vmap(derivative, out_axes=1)(jnp.eye(value.shape[-1], dtype=value.dtype))
 
 
 def position_gradient(gradient: jax.Array, graph: AtomGraph) -> jax.Array:

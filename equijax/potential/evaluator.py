@@ -61,6 +61,14 @@ class Evaluator:
 
         return self.call("derivatives", run, graph, vectors)
 
+    def target_gradient(self, graph: AtomGraph, vectors: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """A target per system, [G, dim], and its derivatives by the positions, [N, dim, 3]."""
+
+        def run(params: Any, graph: AtomGraph, vectors: jax.Array) -> Any:
+            return derivatives.target_gradient(self.potential.module, params, graph, vectors, name)
+
+        return self._call(f"gradient of {name}", run, graph, vectors)
+
     def hvps(self, graph: AtomGraph, vectors: np.ndarray, directions: np.ndarray) -> np.ndarray:
         """Hessian times each of `directions` [B, N, 3], [B, N, 3]; B is part of the compiled shape."""
 

@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from equijax.graph.atom_graph import AtomGraph
     from equijax.graph.padding import PaddingPolicy
     from equijax.models.contract import ModelStatistics
+    from equijax.models.targets import TargetConfig, TargetStatistics
     from equijax.potential.evaluator import Evaluator
 
-PROPERTIES = ("energy", "energies", "forces", "stress", "node_features", "hessian")
+OF_ENERGY = ("energy", "energies", "forces", "stress", "hessian", "elastic_constants")
+PROPERTIES = (*OF_ENERGY, "node_features", "born_charges")
+"""What `predict` knows beside the targets of a model; no target may have such a name."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,7 +31,9 @@ class Potential:
 
     `model_config` builds the flax module from `statistics`; `atomic_energies` maps Z to eV; `params` is a
     nested dict of numpy arrays; `dtype` is the precision it was trained in and the default of `predict`;
-    `metadata` is JSON that travels in the model file (training data, errors, citation).
+    `metadata` is JSON that travels in the model file (training data, errors, citation). `targets` are the tensors that
+    the model predicts as well, each with its statistics; `trained` names the labels it was trained on, None when that
+    is not known.
     """
 
     model_config: Any
@@ -37,6 +42,9 @@ class Potential:
     params: Mapping[str, Any]
     dtype: DType = "float32"
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    targets: Mapping[str, TargetConfig] = dataclasses.field(default_factory=dict)
+    target_statistics: Mapping[str, TargetStatistics] = dataclasses.field(default_factory=dict)
+    trained: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "float64"):
@@ -64,10 +72,25 @@ class Potential:
         stress and no Hessian, and do not conserve the energy in NVE dynamics."""
         return bool(self.model_config.is_conservative)
 
+    @property
+    def has_energy(self) -> bool:
+        """Whether energies mean anything: False for a model that was trained on tensor targets alone."""
+        return self.trained is None or bool({"energy", "forces", "stress"} & set(self.trained))
+
+    @property
+    def has_dipole(self) -> bool:
+        """Whether there is a target `dipole` that is a vector per system."""
+        config = self.targets.get("dipole")
+        return config is not None and config.per == "system" and str(config.components) == "1x1o"
+
     @functools.cached_property
     def module(self) -> Any:
         """The flax module; `module.apply({"params": params}, graph, vectors)` returns NodeOutputs."""
-        return self.model_config.build(self.statistics)
+        if not self.targets:
+            return self.model_config.build(self.statistics)
+        from equijax.models.targets import with_targets
+
+        return with_targets(self.model_config, self.targets, self.target_statistics, self.statistics)
 
     @property
     def num_parameters(self) -> int:
@@ -77,8 +100,9 @@ class Potential:
         from ase.data import chemical_symbols
 
         symbols = ", ".join(chemical_symbols[z] for z in self.elements)
+        targets = f"targets: {', '.join(self.targets)}, " if self.targets else ""
         return (
-            f"Potential({self.model_config.name}, elements: {symbols}, cutoff: {self.cutoff:g} Å, "
+            f"Potential({self.model_config.name}, elements: {symbols}, cutoff: {self.cutoff:g} Å, {targets}"
             f"{self.num_parameters} parameters, {self.dtype})"
         )
 
@@ -131,17 +155,31 @@ class Potential:
         | stress | [3, 3] | eV/Å³, ASE's sign; needs a periodic structure with a volume |
         | node_features | [N, F] | |
         | hessian | [3N, 3N] | eV/Å², rows and columns (atom, xyz) |
+        | elastic_constants | [6, 6] | eV/Å³, Voigt order, ions clamped: (∂²E/∂e∂e) / V |
+        | the name of a target | [3], [3, 3], ... | of the target; [N, ...] per atom, [N, N, ...] per pair |
+        | born_charges | [N, 3, 3] | ∂dipole_a/∂r_b, the dipole's per Å; needs a target named dipole |
 
-        All values are numpy arrays; energies are float64, the rest has the precision of the calculation.
+        Targets without a Cartesian form are given as irreps. All values are numpy arrays; energies are float64, the
+        rest has the precision of the calculation.
         Raises EquijaxError for unknown properties and elements, and for what `neighbor_list` refuses.
         """
         from equijax.potential.prediction import predict
 
         for name in properties:
-            if name not in PROPERTIES:
-                hint = did_you_mean(name, PROPERTIES)
+            if name not in PROPERTIES and name not in self.targets:
+                hint = did_you_mean(name, (*self.targets, *PROPERTIES))
                 raise EquijaxError(f"there is no property {name!r}; {hint}")
-            if name in ("stress", "hessian") and not self.is_conservative:
+            if name in OF_ENERGY and not self.has_energy:
+                raise EquijaxError(
+                    f"there is no {name}: this model was trained on {', '.join(self.trained or ())} and never on "
+                    f"energies or forces; expected properties of {', '.join(self.targets)}"
+                )
+            if name == "born_charges" and not self.has_dipole:
+                raise EquijaxError(
+                    "there are no born_charges: they are derivatives of a dipole; expected a model with a target named "
+                    f"dipole, a vector per system; it has {', '.join(self.targets) or 'no targets'}"
+                )
+            if name in ("stress", "hessian", "elastic_constants") and not self.is_conservative:
                 raise EquijaxError(
                     f"there is no {name}: this {self.model_config.name} predicts forces directly, which are not the "
                     "gradient of its energy; expected a model with forces: gradient"

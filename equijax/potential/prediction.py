@@ -9,11 +9,13 @@ import numpy as np
 
 from equijax.errors import located
 from equijax.graph.batching import StructureGraph, batch, structure_graph, unbatch_nodes
+from equijax.models.target_labels import cartesian_value
 from equijax.potential.evaluator import Evaluator, pad_vectors
 from equijax.potential.hessian import HessianProduct
 from equijax.structure import Structure
 
 if TYPE_CHECKING:
+    from equijax.models.targets import TargetConfig
     from equijax.potential.potential import Potential
 
 MAX_SLOTS = 32_768
@@ -38,17 +40,24 @@ def predict(
                 frame=structure.frame,
                 key="stress",
             )
+        if "elastic_constants" in properties and not (all(structure.pbc) and structure.volume > 1e-9):
+            raise located(
+                "has no elastic constants: it is not periodic in three directions or its cell has no volume",
+                file=structure.file,
+                frame=structure.frame,
+                key="elastic_constants",
+            )
     graphs = [structure_graph(structure, potential.cutoff, potential.elements) for structure in structures]
     results: list[Result] = [{} for _ in structures]
     for indices in similar_batches(graphs):
         members = [graphs[i] for i in indices]
         numbers = [structures[i].atomic_numbers for i in indices]
         for i, result in zip(indices, _predict_batch(evaluator, members, numbers, properties), strict=True):
-            results[i] = {name: result[name] for name in properties if name != "hessian"}
+            results[i] = result
     if "hessian" in properties:
         for graph, result in zip(graphs, results, strict=True):
             result["hessian"] = HessianProduct(evaluator, graph).matrix()
-    return results
+    return [{name: result[name] for name in properties} for result in results]
 
 
 def has_stress(structure: Structure) -> bool:
@@ -85,7 +94,7 @@ def _predict_batch(
     vectors = pad_vectors(graph, *batch_vectors(graphs))
     needs_derivatives = {"forces", "stress"} & set(properties)
     output = (evaluator.derivatives if needs_derivatives else evaluator.node_outputs)(graph, vectors)
-    results = []
+    results: list[Result] = []
     per_node = zip(
         unbatch_nodes(output.node_energies, graphs), unbatch_nodes(output.node_features, graphs), strict=True
     )
@@ -98,7 +107,38 @@ def _predict_batch(
         if output.stress is not None:
             for result, stress in zip(results, output.stress):
                 result["stress"] = stress.copy()
+    for name in evaluator.potential.targets.keys() & set(properties):
+        config = evaluator.potential.targets[name]
+        for result, value in zip(results, unbatch_target(config, name, output.targets[name], graphs), strict=True):
+            result[name] = cartesian_value(config, value)
+    if "born_charges" in properties:
+        _, gradient = evaluator.target_gradient(graph, vectors, "dipole")
+        for result, charges in zip(results, unbatch_nodes(gradient, graphs)):
+            result["born_charges"] = charges.copy()
+    if "elastic_constants" in properties:
+        second = evaluator.strain_derivatives(graph, vectors).second
+        for result, matrix, cell in zip(results, second, graph.cell):
+            result["elastic_constants"] = matrix / abs(np.linalg.det(cell))
     return results
+
+
+def unbatch_target(
+    config: TargetConfig, name: str, values: np.ndarray, graphs: Sequence[StructureGraph]
+) -> list[np.ndarray]:
+    """Irreps of a target of each structure: [dim], [N, dim] or, zero beyond the cutoff, [N, N, dim]."""
+    if config.per == "system":
+        return [np.array(value) for value in values[: len(graphs)]]
+    rows = unbatch_nodes(values, graphs)
+    if config.per == "atom":
+        return [row.copy() for row in rows]
+    matrices = []
+    for graph, row in zip(graphs, rows, strict=True):
+        if any(graph.pbc):
+            raise located(f"{name} is per pair, and in a periodic structure a pair has many images", key=graph.where)
+        matrix = np.zeros((graph.num_nodes, graph.num_nodes, row.shape[-1]), row.dtype)
+        matrix[graph.receivers, graph.senders] = row[graph.receivers, graph.slots]
+        matrices.append(matrix)
+    return matrices
 
 
 def batch_vectors(graphs: Sequence[StructureGraph]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
