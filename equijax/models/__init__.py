@@ -10,7 +10,12 @@ from equijax.models.contract import ModelStatistics as ModelStatistics
 from equijax.models.contract import NodeOutputs as NodeOutputs
 from equijax.models.equiformer_v2_config import EquiformerV2Config as EquiformerV2Config
 from equijax.models.escn_config import ESCNConfig as ESCNConfig
+from equijax.models.hamiltonian_contract import HamiltonianBlocks as HamiltonianBlocks
+from equijax.models.hamiltonian_contract import HamiltonianModelConfig as HamiltonianModelConfig
+from equijax.models.hamiltonian_contract import HamiltonianStatistics as HamiltonianStatistics
 from equijax.models.mace import MACEConfig as MACEConfig
+from equijax.models.qhnet import QHNetConfig as QHNetConfig
+from equijax.models.sphnet import SPHNetConfig as SPHNetConfig
 from equijax.models.tdn import TDNConfig as TDNConfig
 from equijax.models.tensornet import TensorNetConfig as TensorNetConfig
 
@@ -27,3 +32,11 @@ AnyModelConfig = Annotated[
     MACEConfig | EquiformerV2Config | TDNConfig | ESCNConfig | TensorNetConfig,
     pydantic.Field(discriminator="name"),
 ]
+
+HAMILTONIAN_MODELS: dict[str, type[StrictModel]] = {
+    "sphnet": SPHNetConfig,
+    "qhnet": QHNetConfig,
+}
+"""Architectures that predict Hamiltonians, under the contract of `equijax.models.hamiltonian_contract`."""
+
+AnyHamiltonianModelConfig = Annotated[SPHNetConfig | QHNetConfig, pydantic.Field(discriminator="name")]

@@ -28,7 +28,7 @@ class HamiltonianStatistics:
     """Numbers of the training data that a model needs, fixed when it is built and stored with its weights.
 
     `atomic_numbers`: elements, ascending; the species index is the position. `avg_num_neighbors`: mean in-degree over
-    atoms with a neighbour. `basis`: a row of `equijax.orbitals.layout.LAYOUTS`, whose shells u, v index what follows,
+    atoms with a neighbour. `basis`: a key of `equijax.orbitals.layout.LAYOUTS`, whose shells u, v index what follows,
     nested tuples in Hartree:
 
     - `same_atom_shift` [Z][u][v]: mean over the data of tr(dH_uv) / (2l+1) for two shells of one degree l of an atom,
@@ -57,6 +57,11 @@ class HamiltonianStatistics:
                 )
             if not np.isfinite(values).all():
                 raise EquijaxError(f"statistics: {name}: not finite; compute the statistics again from the data")
+            exchanged = values.swapaxes(-1, -2) if values.ndim == 3 else values.transpose(1, 0, 3, 2)
+            if not np.array_equal(values, exchanged):
+                raise EquijaxError(
+                    f"statistics: {name}: the blocks (u, v) and (v, u) differ; both must have one number"
+                )
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -52,3 +52,13 @@ def gaussian_basis(lengths: jax.Array, cutoff: float, count: int, width: float) 
     """exp(-((r - μ_k) / (width Δ))² / 2) with μ_k from 0 to the cutoff in steps of Δ, as [..., count] (eSCN)."""
     centres, step = np.linspace(0.0, cutoff, count, retstep=True)
     return jnp.exp(-0.5 * ((lengths[..., None] - centres.astype(lengths.dtype)) / (width * step)) ** 2)
+
+
+def bernstein_basis(lengths: jax.Array, decay: jax.Array, count: int) -> jax.Array:
+    """binom(K-1, k) x^(K-1-k) (1 - x)^k with x = exp(-decay r), k = 0..K-1, as [..., K] (PhysNet's variable in QHNet,
+    arXiv:2306.04922). Non-negative, of sum one; lengths in Å must be positive."""
+    k = np.arange(count)
+    log_binomial = np.cumsum(np.log(np.concatenate([[1.0], (count - k[1:]) / k[1:]])))
+    ar = decay * lengths[..., None]
+    powers = -(count - 1 - k).astype(lengths.dtype) * ar + k.astype(lengths.dtype) * jnp.log(-jnp.expm1(-ar))
+    return jnp.exp(log_binomial.astype(lengths.dtype) + powers)
