@@ -60,7 +60,7 @@ def readings(config: TargetConfig) -> dict[str, tuple[int, ...]]:
         found["cartesian"] = tensor.shape
         if tensor.rank == 2 and tensor.is_fully_symmetric:
             found["voigt"] = (6,)
-        if tensor.rank == 4 and _has_minor_symmetry(tensor):
+        if tensor.rank == 4 and has_minor_symmetry(tensor):
             found["voigt"] = (6, 6)
     if tensor is None or tensor.rank > 1:
         found["irreps"] = (dim,)
@@ -71,7 +71,8 @@ def readings(config: TargetConfig) -> dict[str, tuple[int, ...]]:
     return {config.label: found[config.label]}
 
 
-def _has_minor_symmetry(tensor: CartesianTensor) -> bool:
+def has_minor_symmetry(tensor: CartesianTensor) -> bool:
+    """ijkl = jikl = ijlk, for a tensor of rank 4."""
     basis = tensor.basis
     return np.allclose(basis, basis.swapaxes(1, 2)) and np.allclose(basis, basis.swapaxes(3, 4))
 
