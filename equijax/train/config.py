@@ -65,6 +65,16 @@ class CosineSchedule(StrictModel):
     warmup_steps: NonNegativeInt = 0
 
 
+class LinearSchedule(StrictModel):
+    """A straight line from the learning rate down to a fraction of it, as SPHNet and QHNet are trained."""
+
+    name: Literal["linear"] = "linear"
+    epochs: PositiveInt | None = None
+    """length of the descent; null means max_epochs, which can then not be changed on resume"""
+    final_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+    warmup_steps: NonNegativeInt = 0
+
+
 class ExponentialSchedule(StrictModel):
     """Multiply the rate by `decay` after each epoch."""
 
@@ -74,7 +84,8 @@ class ExponentialSchedule(StrictModel):
 
 
 Schedule = Annotated[
-    ConstantSchedule | PlateauSchedule | CosineSchedule | ExponentialSchedule, Field(discriminator="name")
+    ConstantSchedule | PlateauSchedule | CosineSchedule | LinearSchedule | ExponentialSchedule,
+    Field(discriminator="name"),
 ]
 
 
@@ -109,6 +120,35 @@ class TargetTerm(StrictModel):
     """relative weights, such as {0e: 1.0, 2e: 3.0}; irreps that are not named count once"""
 
 
+class HamiltonianTerm(StrictModel):
+    """The share of a Hamiltonian: weight x the mean over the elements of all blocks of |e| + e², with e in Hartree.
+
+    Blocks are those of every atom and of every pair of atoms once; mae and mse are one of the two alone.
+    """
+
+    kind: Literal["mae_mse", "mae", "mse"] = "mae_mse"
+    weight: NonNegativeFloat = 1.0
+
+
+class WavefunctionTerm(StrictModel):
+    """The share of what an error E of a Hamiltonian does to the orbitals C of the reference (WALoss, arXiv 2502.19227).
+
+    For a late stage of the training: from the start it slows the elements of the matrix down.
+    """
+
+    kind: Literal["orbitals", "projection", "both"] = "orbitals"
+    """orbitals: mean squares of the diagonal and of the rest of C^T E C in kcal/mol; projection: mean square of 100 E C
+    in Hartree"""
+    weight: NonNegativeFloat = 1.0
+    frontier_weight: PositiveFloat = 1.0
+    """how much more an orbital up to the LUMO counts than one above"""
+
+
+AnyTerm = LossTerm | TargetTerm | HamiltonianTerm | WavefunctionTerm
+
+_OWN_TERMS = ("energy", "forces", "stress", "hamiltonian", "wavefunction")
+
+
 class LossConfig(StrictModel):
     """Weights in units of 1/eV², Å²/eV², Å⁶/eV² for mse. A null term is left out. Energy and forces that are not
     mentioned are left out where the data have tensor targets and no such labels."""
@@ -118,6 +158,10 @@ class LossConfig(StrictModel):
     stress: LossTerm | None = None
     targets: dict[str, TargetTerm | None] = Field(default_factory=dict)
     """tensor targets by name; one that is not mentioned has the default term"""
+    hamiltonian: HamiltonianTerm | None = None
+    """of models of Hamiltonians, which have no other terms; not mentioned, it has its defaults"""
+    wavefunction: WavefunctionTerm | None = None
+    """of models of Hamiltonians; needs overlap matrices in the data"""
 
     @model_validator(mode="after")
     def _is_sound(self) -> LossConfig:
@@ -128,9 +172,10 @@ class LossConfig(StrictModel):
         return self
 
     @property
-    def terms(self) -> dict[str, LossTerm | TargetTerm]:
+    def terms(self) -> dict[str, AnyTerm]:
         """The terms that there are, by the name of their label."""
-        named = {"energy": self.energy, "forces": self.forces, "stress": self.stress, **self.targets}
+        named: dict[str, AnyTerm | None] = {name: getattr(self, name) for name in _OWN_TERMS}
+        named |= self.targets
         return {name: term for name, term in named.items() if term is not None}
 
     @property
@@ -139,9 +184,9 @@ class LossConfig(StrictModel):
         return tuple(name for name, term in self.terms.items() if term.weight > 0)
 
     @classmethod
-    def of(cls, terms: Mapping[str, LossTerm | TargetTerm]) -> LossConfig:
+    def of(cls, terms: Mapping[str, AnyTerm]) -> LossConfig:
         """The loss with exactly these terms."""
-        own: dict[str, Any] = {name: terms.get(name) for name in ("energy", "forces", "stress")}
+        own: dict[str, Any] = {name: terms.get(name) for name in _OWN_TERMS}
         return cls(**own, targets={name: term for name, term in terms.items() if name not in own})  # type: ignore[arg-type]
 
     def for_labels(self, targets: Iterable[str], present: Collection[str]) -> LossConfig:
@@ -152,6 +197,19 @@ class LossConfig(StrictModel):
         if terms.keys() <= unasked:
             return self
         return LossConfig.of({name: term for name, term in terms.items() if name not in unasked})
+
+    def for_hamiltonians(self) -> LossConfig:
+        """The loss of a model of Hamiltonians. Raises ValueError for terms that such a model has nothing for."""
+        asked = [
+            name for name in ("energy", "forces", "stress") if name in self.model_fields_set and name in self.terms
+        ]
+        for name in [*asked, *(f"targets.{name}" for name in self.targets)]:
+            raise ValueError(f"{name}: a model of Hamiltonians does not predict it; remove the term")
+        terms: dict[str, AnyTerm] = {} if "hamiltonian" in self.model_fields_set else {"hamiltonian": HamiltonianTerm()}
+        terms |= {name: term for name, term in self.terms.items() if name in ("hamiltonian", "wavefunction")}
+        if not any(term.weight > 0 for term in terms.values()):
+            raise ValueError("all weights are zero")
+        return LossConfig.of(terms)
 
 
 class LearningRateGroup(StrictModel):
@@ -187,6 +245,14 @@ class SkipNonFinite(StrictModel):
     """batches that may be left out in the whole run"""
 
 
+class PathGateSchedule(StrictModel):
+    """Phases of SPHNet's gate on tensor products: paths drawn at random for every step, then those of the largest
+    weights, then a model that has those alone, and is faster."""
+
+    random_epochs: NonNegativeInt = 2
+    adaptive_epochs: NonNegativeInt = 1
+
+
 class TrainingConfig(StrictModel):
     """How to fit the model."""
 
@@ -203,6 +269,8 @@ class TrainingConfig(StrictModel):
     loss: LossConfig = LossConfig()
     stages: tuple[StageConfig, ...] = ()
     """later stages in ascending from_epoch"""
+    path_gate: PathGateSchedule | None = None
+    """phases of a model with a gate on the paths of its products; null: the default ones"""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = 0.99
     """moving average of the parameters that is evaluated and saved; null turns it off"""
     clip_grad_norm: PositiveFloat | None = 10.0
@@ -231,6 +299,13 @@ class TrainingConfig(StrictModel):
         if starts and starts[-1] >= self.max_epochs:
             raise ValueError(f"stages: from_epoch {starts[-1]} is never reached, max_epochs is {self.max_epochs}")
         return self
+
+    def for_hamiltonians(self) -> TrainingConfig:
+        """This with the losses of all stages as `LossConfig.for_hamiltonians` makes them."""
+        stages = tuple(
+            s if s.loss is None else s.model_copy(update={"loss": s.loss.for_hamiltonians()}) for s in self.stages
+        )
+        return self.model_copy(update={"loss": self.loss.for_hamiltonians(), "stages": stages})
 
     def for_labels(self, targets: Iterable[str], present: Collection[str]) -> TrainingConfig:
         """This with the losses of all stages as `LossConfig.for_labels` makes them."""

@@ -21,6 +21,7 @@ from equijax.train.interruption import StopSignals
 from equijax.train.metrics_log import MetricsLog, tensorboard_writer
 from equijax.train.optimizer import build_optimizer
 from equijax.train.parameter_groups import describe_groups, learning_rate_factors, trained_and_frozen
+from equijax.train.phases import into_phase
 from equijax.train.progress import Progress
 from equijax.train.replay import at_level
 from equijax.train.run_directory import RunDirectory, refuse_changed_data, refuse_changes
@@ -101,6 +102,7 @@ def start_or_restore(
         if not allow_changed_data:
             refuse_changed_data(known["fingerprints"], task.fingerprints, directory.path)
         warn_of_other_environment(known["environment"], environment())
+        state, best = into_phase(task, state, best, Progress.from_json(known["progress"]))
     restored = store.restore({"state": state, "best": best})
     if restored is None:
         return state, best, Progress(seed=task.seed)
@@ -139,8 +141,8 @@ def write_summary(task: TrainingTask, directory: RunDirectory) -> None:
 
     from equijax.train.batches import label_counts
 
-    statistics, names = task.statistics, task.objective.labels
-    symbols = [chemical_symbols[z] for z in statistics.atomic_numbers]
+    names = task.objective.labels
+    symbols = [chemical_symbols[z] for z in task.statistics.atomic_numbers]
     summary = {
         "sets": {
             "train": {"frames": len(task.new_frames), "labels": label_counts(task.new_frames, names)},
@@ -152,10 +154,7 @@ def write_summary(task: TrainingTask, directory: RunDirectory) -> None:
             **{name: {"frames": len(structures)} for name, structures in replayed_sets(task).items()},
         },
         "elements": symbols,
-        "atomic_energies": {s: task.atomic_energies[z] for s, z in zip(symbols, statistics.atomic_numbers)},
-        "avg_num_neighbors": statistics.avg_num_neighbors,
-        "scale": statistics.scale,
-        "shift": statistics.shift,
+        **task.objective.summary(task),
         "fingerprints": task.fingerprints,
     }
     if task.start is not None:
@@ -165,8 +164,6 @@ def write_summary(task: TrainingTask, directory: RunDirectory) -> None:
 
 def finish(task: TrainingTask, directory: RunDirectory, trainer: Trainer, display: Display) -> None:
     """Write the model, its errors on validation and test sets, predictions, and the report."""
-    from equijax.report.predictions import save_predictions
-
     objective = task.objective
     model = objective.model(task, trainer.best, trainer.progress)
     objective.save(model, directory.model)
@@ -174,7 +171,7 @@ def finish(task: TrainingTask, directory: RunDirectory, trainer: Trainer, displa
     metrics = {}
     for name, structures in sets.items():
         result = objective.evaluate(model, structures)
-        save_predictions(directory.predictions(name), result.structures, result.predictions)
+        objective.save_predictions(directory, name, result)
         metrics[name] = result.metrics
         display.message(f"{name}: {objective.one_line(result.metrics)}")
     write_atomically(directory.test_metrics, json.dumps(metrics, indent=1, allow_nan=False).encode())

@@ -16,7 +16,7 @@ class Progress:
     of `training.stages`; `best_loss`: lowest validation loss of this stage (None before the first), reached at
     `best_epoch`; `bad_evaluations`: evaluations since; `wall_time`: seconds of training in all sessions;
     `records`: lines of metrics.jsonl that belong to this state; `sums`: error sums since the last training
-    record.
+    record; `phase`, `choice`: the form of the model, see `equijax.train.phases`.
     """
 
     seed: int
@@ -31,6 +31,8 @@ class Progress:
     wall_time: float = 0.0
     records: int = 0
     sums: dict[str, float] = dataclasses.field(default_factory=dict)
+    phase: str = ""
+    choice: Any = None
 
     def as_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

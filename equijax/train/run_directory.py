@@ -162,9 +162,9 @@ def refuse_changes(stored: Mapping[str, Any], current: Mapping[str, Any], run: P
         if old.get(key) == new.get(key) and (key in old) == (key in new):
             continue
         line = f"{key}: {old.get(key, '(absent)')} -> {new.get(key, '(absent)')}"
-        # The cosine's length follows max_epochs unless it is given by itself.
+        # The length of a descent follows max_epochs unless it is given by itself.
         length_matters = key == "training.max_epochs" and (
-            schedule.get("name") == "cosine" and schedule.get("epochs") is None
+            schedule.get("name") in ("cosine", "linear") and schedule.get("epochs") is None
         )
         allowed = any(key == name or key.startswith(f"{name}.") for name in SAFE_TO_CHANGE)
         (safe if allowed and not length_matters else unsafe).append(line)

@@ -8,6 +8,7 @@ import math
 from equijax.train.config import (
     CosineSchedule,
     ExponentialSchedule,
+    LinearSchedule,
     PlateauSchedule,
     TrainingConfig,
 )
@@ -52,6 +53,9 @@ def learning_rate(
         progress = min(1.0, (epoch + epoch_fraction) / (schedule.epochs or training.max_epochs))
         wave = 0.5 * (1 + math.cos(math.pi * progress))
         return rate * (schedule.final_fraction + (1 - schedule.final_fraction) * wave)
+    if isinstance(schedule, LinearSchedule):
+        progress = min(1.0, (epoch + epoch_fraction) / (schedule.epochs or training.max_epochs))
+        return rate * (1 - (1 - schedule.final_fraction) * progress)
     if isinstance(schedule, ExponentialSchedule):
         return rate * schedule.decay**epoch
     return rate

@@ -26,6 +26,7 @@ from equijax.train.metrics_log import MetricsLog
 from equijax.train.observed import computed_loss, measured_loss
 from equijax.train.optimizer import build_optimizer
 from equijax.train.parameter_groups import learning_rate_factors
+from equijax.train.phases import into_phase
 from equijax.train.progress import Progress
 from equijax.train.run_directory import RunDirectory
 from equijax.train.schedule import PlateauState, after_evaluation, learning_rate
@@ -48,7 +49,8 @@ class Trainer:
         log: MetricsLog,
         display: Display,
     ) -> None:
-        self.task = task
+        phases = task.objective.phases
+        self.task = task if phases is None else phases.task(task, progress.phase, progress.choice)
         self.training = task.training
         self.directory = directory
         self.state = state
@@ -72,6 +74,7 @@ class Trainer:
     def run(self, signals: StopSignals) -> None:
         """Train until max_epochs or early stopping; raises `TrainingInterrupted` after saving on a signal."""
         if self.progress.step == 0 and self.progress.best_loss is None:
+            self._begin_phase()
             record = self._validate()
             if self.task.start is not None:
                 warn_of_reference_levels(record, self.task.config)
@@ -126,7 +129,8 @@ class Trainer:
         stage_ends = [*(stage.from_epoch for stage in training.stages), training.max_epochs]
         progress.epoch += 1
         progress.index = 0
-        if progress.epoch % training.evaluate_every == 0 or progress.epoch in stage_ends:
+        is_other_model = self._begin_phase()
+        if is_other_model or progress.epoch % training.evaluate_every == 0 or progress.epoch in stage_ends:
             self._validate()
         if progress.stage < len(training.stages):
             start = training.stages[progress.stage].from_epoch
@@ -143,6 +147,21 @@ class Trainer:
         progress.best_loss, progress.bad_evaluations = None, 0
         progress.plateau = PlateauState(factor=progress.plateau.factor)
         self.event("stage", f"stage {stage} begins at epoch {progress.epoch}")
+
+    def _begin_phase(self) -> bool:
+        """Give the model the form of the phase that the epoch belongs to; True when that has other parameters."""
+        progress, phases = self.progress, self.task.objective.phases
+        if phases is None or phases.name(progress.epoch) == progress.phase:
+            return False
+        progress.phase = phases.name(progress.epoch)
+        progress.choice = phases.choice(self.task, progress.phase, self.state.all_params)
+        self.state, self.best = into_phase(self.task, self.state, self.best, progress)
+        self.task = phases.task(self.task, progress.phase, progress.choice)
+        self._compiled = {}
+        self.event("phase", f"phase {progress.phase} begins at epoch {progress.epoch}", phase=progress.phase)
+        if progress.choice is not None:
+            progress.best_loss, progress.bad_evaluations = None, 0  # the best of another form is no model of this one
+        return progress.choice is not None
 
     def _validate(self) -> dict[str, Any]:
         """Record of the validation of the averaged parameters, which are kept when they are the best so far.
