@@ -43,7 +43,7 @@ class PairConfig(pydantic.BaseModel):
 
     name: Literal["pair"] = "pair"
     kind: Literal["springs", "morse"] = "springs"
-    cutoff: float = 1.5
+    cutoff: float = 1.2
     length: float = 1.0
     steepness: float = 1.5
 
