@@ -49,7 +49,7 @@ def md(
 
     from equijax.doctor import require_healthy_backend
     from equijax.md import run_md
-    from equijax.weights import load
+    from equijax.weights import load_potential as load
 
     require_healthy_backend()
     summary = run_md(

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import Any
 
 _LAZY = {
-    "load": ("equijax.weights.model_file", "load_potential"),
+    "load": ("equijax.weights.any_file", "load_model"),
     "save": ("equijax.weights.model_file", "save_potential"),
     "load_potential": ("equijax.weights.model_file", "load_potential"),
     "save_potential": ("equijax.weights.model_file", "save_potential"),

@@ -38,16 +38,20 @@ UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
 def save_potential(potential: Potential, path: str | Path) -> Path:
     """Write `potential` to `path`, which ends in .safetensors. The file is complete or not there at all."""
+    return write_model_file(Path(path), describe(potential), potential.params)
+
+
+def write_model_file(path: Path, description: Mapping[str, Any], params: Mapping[str, Any]) -> Path:
+    """Write a description and parameters, sealed with their checksum."""
     from safetensors.numpy import save
 
-    path = Path(path)
     if path.suffix != ".safetensors":
         raise located("is not a name for a model file", file=path, expected="a name ending in .safetensors")
-    tensors = flatten_parameters(potential.params)
+    tensors = flatten_parameters(params)
     for name, tensor in tensors.items():
         if not np.isfinite(tensor).all():
             raise located("is not finite, so the model is not written", file=path, key=name)
-    text = json.dumps(describe(potential), sort_keys=True, allow_nan=False)
+    text = json.dumps(description, sort_keys=True, allow_nan=False)
     metadata = {"equijax_model": text, "sha256": digest(text, tensors)}
     return write_atomically(path, save(tensors, metadata=metadata))
 
@@ -59,22 +63,35 @@ def load_potential(path: str | Path) -> Potential:
     files are not opened), a truncated or changed file, an unknown architecture, or a newer format version.
     """
     path = Path(path)
+    return _build(*read_model_file(path), path)
+
+
+def read_model_file(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The description, in today's format, and the parameters of a model file, sound and finite."""
     header = read_header(path)
     metadata = _metadata(header, path)
     text = metadata["equijax_model"]
     tensors = _read_tensors(path, {name: entry for name, entry in header.items() if name != "__metadata__"})
     if digest(text, tensors) != metadata.get("sha256"):
         raise located("the checksum does not match: the file was damaged or changed", file=path)
-    description = upgrade(_parse_json(text, path), path)
-    return _build(description, tensors, path)
+    for name, tensor in tensors.items():
+        if not np.isfinite(tensor).all():
+            raise located("is not finite", file=path, key=name)
+    return upgrade(_parse_json(text, path), path), tensors
 
 
 def stored_model_config(path: str | Path) -> Any:
     """The config of the model in a file, without its parameters, whose checksum is not verified here."""
     path = Path(path)
     description = upgrade(_parse_json(_metadata(read_header(path), path)["equijax_model"], path), path)
-    _check_integers(description.get("model"), path)
-    return _model_config(description.get("model", {}), path)
+    check_integers(description.get("model"), path)
+    return model_config(description.get("model", {}), path)
+
+
+def model_kind(path: str | Path) -> str:
+    """`potential`, or what a file of another kind of model says it is."""
+    path = Path(path)
+    return str(_parse_json(_metadata(read_header(path), path)["equijax_model"], path).get("kind", "potential"))
 
 
 def _metadata(header: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -103,11 +120,19 @@ def describe(potential: Potential) -> dict[str, Any]:
             if field.name != "atomic_numbers"
         },
         "elements": symbols,
+        "targets": {
+            name: {
+                "config": config.model_dump(mode="json"),
+                "statistics": potential.target_statistics[name].to_json(),
+            }
+            for name, config in potential.targets.items()
+        },
+        "trained": None if potential.trained is None else list(potential.trained),
         "atomic_energies": {s: float(potential.atomic_energies[z]) for s, z in zip(symbols, potential.elements)},
         "units": UNITS,
         "cutoff": float(potential.cutoff),
         "dtype": potential.dtype,
-        "versions": {"python": platform.python_version(), **_versions("equijax", "jax", "flax", "numpy")},
+        "versions": versions(),
         "metadata": dict(potential.metadata),
     }
 
@@ -199,11 +224,11 @@ def _build(description: dict[str, Any], tensors: dict[str, np.ndarray], path: Pa
 
     from equijax.models.contract import ModelStatistics
 
-    _check_integers(description.get("model"), path)
+    check_integers(description.get("model"), path)
     try:
         if description["units"] != UNITS:
             raise located(f"is {description['units']}", file=path, key="units", expected=str(UNITS))
-        config = _model_config(description["model"], path)
+        config = model_config(description["model"], path)
         elements = tuple(atomic_numbers[symbol] for symbol in description["elements"])
         atomic_energies = {
             atomic_numbers[symbol]: float(energy) for symbol, energy in description["atomic_energies"].items()
@@ -213,13 +238,13 @@ def _build(description: dict[str, Any], tensors: dict[str, np.ndarray], path: Pa
             **{key: float(value) for key, value in description["statistics"].items()},
         )
         dtype, metadata = description["dtype"], description["metadata"]
+        # Files from before there were targets have neither entry.
+        targets, target_statistics = _targets(description.get("targets", {}), path)
+        trained = description.get("trained")
     except EquijaxError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise located(f"{error!r}", file=path, key="equijax_model", expected="a complete description") from error
-    for name, tensor in tensors.items():
-        if not np.isfinite(tensor).all():
-            raise located("is not finite", file=path, key=name)
     try:
         potential = Potential(
             model_config=config,
@@ -228,6 +253,9 @@ def _build(description: dict[str, Any], tensors: dict[str, np.ndarray], path: Pa
             params=nest_parameters(tensors),
             dtype=dtype,
             metadata=metadata,
+            targets=targets,
+            target_statistics=target_statistics,
+            trained=None if trained is None else tuple(str(name) for name in trained),
         )
         potential.check_parameters()
     except EquijaxError as error:
@@ -237,31 +265,60 @@ def _build(description: dict[str, Any], tensors: dict[str, np.ndarray], path: Pa
     return potential
 
 
-def _model_config(section: Any, path: Path) -> Any:
-    import pydantic
-
-    from equijax.models import MODELS
+def model_config(section: Any, path: Path) -> Any:
+    """The config of a potential in the description of a model file."""
+    from equijax.models import HAMILTONIAN_MODELS, MODELS
 
     name = section.get("name")
-    if name not in MODELS:
-        hint = did_you_mean(str(name), MODELS)
+    if name in HAMILTONIAN_MODELS:
+        raise located(
+            f"{name} predicts Hamiltonians, and this needs a potential with energies and forces",
+            file=path,
+            key="model.name",
+            fix="`equijax predict`, `evaluate` and `scf` take this model",
+        )
+    return config_of(MODELS, section, path)
+
+
+def _targets(section: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Configs and statistics of the targets by name."""
+    if not section:
+        return {}, {}
+    from equijax.models.targets import TargetConfig, TargetStatistics
+
+    check_integers(section, path, "targets")
+    configs = {name: validated(TargetConfig, part["config"], f"targets.{name}", path) for name, part in section.items()}
+    return configs, {name: TargetStatistics.from_json(part["statistics"]) for name, part in section.items()}
+
+
+def config_of(table: Mapping[str, Any], section: Any, path: Path) -> Any:
+    """A config of one of the architectures of a literal table."""
+    name = section.get("name")
+    if name not in table:
+        hint = did_you_mean(str(name), table)
         raise located(f"{name!r} is not an architecture of this equijax", file=path, key="model.name", fix=hint)
+    return validated(table[name], section, "model", path)
+
+
+def validated(kind: Any, section: Any, key: str, path: Path) -> Any:
+    """A section of a description as the record that it is; EquijaxError with the key of what is wrong."""
+    import pydantic
+
     try:
-        return MODELS[name].model_validate(section)
+        return kind.model_validate(section)
     except pydantic.ValidationError as error:
         first = error.errors(include_url=False)[0]
-        key = ".".join(["model", *(str(part) for part in first["loc"])])
-        raise located(first["msg"], file=path, key=key) from error
+        raise located(first["msg"], file=path, key=".".join([key, *(str(part) for part in first["loc"])])) from error
 
 
-def _check_integers(value: Any, path: Path, key: str = "model") -> None:
+def check_integers(value: Any, path: Path, key: str = "model") -> None:
     """Refuse absurd sizes before anything is built from them."""
     if isinstance(value, Mapping):
         for name, part in value.items():
-            _check_integers(part, path, f"{key}.{name}")
+            check_integers(part, path, f"{key}.{name}")
     elif isinstance(value, list):
         for part in value:
-            _check_integers(part, path, key)
+            check_integers(part, path, key)
     elif not isinstance(value, bool):
         for number in re.findall(r"\d+", str(value)) if isinstance(value, str | int) else []:
             if len(number) > 6 or int(number) > MAX_INTEGER:
@@ -304,9 +361,10 @@ def _foreign_kind(start: bytes) -> str | None:
     return None
 
 
-def _versions(*packages: str) -> dict[str, str]:
-    found = {}
-    for package in packages:
+def versions() -> dict[str, str]:
+    """Of what made a model file."""
+    found = {"python": platform.python_version()}
+    for package in ("equijax", "jax", "flax", "numpy"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
