@@ -179,6 +179,19 @@ def finished(work: Path, trajectory: Trajectory, records: dict) -> tuple[np.ndar
     return numbers, positions[[r["frame"] for r in good]], good, end - len(good)
 
 
+def extxyz(symbols, positions: np.ndarray, info: dict, cell: np.ndarray | None = None) -> str:
+    """One frame of extended XYZ; arrays among the `info` values are written flat, row by row, with eight decimals."""
+
+    def written(value) -> str:
+        return '"' + " ".join(f"{x:.8f}" for x in np.ravel(value) + 0.0) + '"' if np.ndim(value) else str(value)
+
+    lattice = "" if cell is None else f"Lattice={written(cell)} "
+    periodic = "F F F" if cell is None else "T T T"
+    head = " ".join(f"{key}={written(value)}" for key, value in info.items())
+    rows = [f"{s:<2}" + "".join(f" {x:14.8f}" for x in row) for s, row in zip(symbols, positions + 0.0, strict=True)]
+    return "\n".join([str(len(rows)), f'{lattice}Properties=species:S:1:pos:R:3 {head} pbc="{periodic}"', *rows]) + "\n"
+
+
 def exit_with_parent() -> None:
     """End this worker process as soon as the main process is gone, however that one ended."""
     Thread(target=lambda: os._exit(parent_process().join() or 1), daemon=True).start()
