@@ -5,7 +5,7 @@ between nodes of kinds a and b has k = A(a, b) f(L) / L, f falling smoothly from
 smooth function of what a model with this cutoff sees. With the elongations L + m.strain + b.u of the springs, their
 energy k/2 (m.strain + b.u)^2, relaxed over the displacements u of the nodes, gives C = (C_aff - G^T H^+ G) / V.
 
-    python data/generate_elastic.py      # writes the files; half a minute, no state to resume
+    python data/generate_elastic.py      # writes the files in a few seconds; there is no state to resume
 """
 
 import argparse
@@ -74,11 +74,18 @@ def stiffness(nodes: int, i: np.ndarray, j: np.ndarray, vectors: np.ndarray, k: 
     return (relaxed + relaxed.T) / (2 * volume)
 
 
+def random_rotation(rng: np.random.Generator) -> np.ndarray:
+    """A rotation matrix [3, 3], uniform over all rotations."""
+    q, r = np.linalg.qr(rng.normal(size=(3, 3)))
+    q = q * np.sign(np.diag(r))
+    return q * np.sign(np.linalg.det(q))
+
+
 def network(rng: np.random.Generator, nodes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Kinds [N], positions [N, 3], cell [3, 3] and stiffness [6, 6] of a network that is stiff enough."""
     while True:
         volume = nodes * rng.uniform(*SETTINGS["volume_per_node_angstrom3"])
-        cell = np.eye(3) + SETTINGS["cell_distortion"] * rng.normal(size=(3, 3))
+        cell = (np.eye(3) + SETTINGS["cell_distortion"] * rng.normal(size=(3, 3))) @ random_rotation(rng)
         cell = np.round(cell * (volume / abs(np.linalg.det(cell))) ** (1 / 3), 8)
         kinds = rng.integers(len(SETTINGS["elements"]), size=nodes)
         if (positions := spread(rng, nodes, cell)) is None:
