@@ -60,7 +60,7 @@ class HamiltonianStatistics:
             exchanged = values.swapaxes(-1, -2) if values.ndim == 3 else values.transpose(1, 0, 3, 2)
             if not np.array_equal(values, exchanged):
                 raise EquijaxError(
-                    f"statistics: {name}: the blocks (u, v) and (v, u) differ; both must have one number"
+                    f"statistics: {name}: blocks (u, v) and (v, u) differ; both must be equal"
                 )
 
     def to_json(self) -> dict[str, Any]:
