@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,8 +11,11 @@ import pydantic
 
 from equijax.config.base import StrictModel
 from equijax.config.yaml import apply_overrides, load_yaml, validate
-from equijax.datasets.config import DatasetConfig, from_folder
-from equijax.models import AnyModelConfig
+from equijax.datasets.config import CANONICAL_KEYS, DatasetConfig, from_folder
+from equijax.errors import did_you_mean
+from equijax.models import HAMILTONIAN_MODELS, AnyHamiltonianModelConfig, AnyModelConfig
+from equijax.models.targets import TargetConfig
+from equijax.potential.potential import PROPERTIES
 from equijax.precision import DType
 from equijax.train.config import TrainingConfig
 from equijax.train.fine_tuning import FineTuningConfig
@@ -27,12 +31,50 @@ class ExperimentConfig(StrictModel):
     """Precision of training and of the model file."""
     dataset: DatasetConfig
     """Where the frames come from, and what their labels are called."""
-    model: AnyModelConfig
+    model: Annotated[AnyModelConfig | AnyHamiltonianModelConfig, pydantic.Field(discriminator="name")]
     """The architecture; `name` chooses it. A file with fine_tuning may leave it out."""
     fine_tuning: FineTuningConfig | None = None
     """Start from a trained model; null starts from random parameters."""
+    targets: dict[str, TargetConfig] = pydantic.Field(default_factory=dict)
+    """Tensors to predict beside the energy or instead of it, by name: {polarizability: {irreps: 0e+2e}}."""
     training: TrainingConfig = TrainingConfig()
     """How to fit the model."""
+
+    @pydantic.field_validator("targets")
+    @classmethod
+    def _names(cls, targets: dict[str, TargetConfig]) -> dict[str, TargetConfig]:
+        for name in targets:
+            if name in (*CANONICAL_KEYS, *PROPERTIES):
+                raise ValueError(f"'{name}' is a property of every model; give the target another name")
+            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+                raise ValueError(f"'{name}' is not a name; expected letters, digits and underscores")
+        return targets
+
+    @pydantic.model_validator(mode="after")
+    def _targets_fit(self) -> ExperimentConfig:
+        names = tuple(self.targets)
+        if names and self.model.name in HAMILTONIAN_MODELS:
+            raise ValueError(f"targets.{names[0]}: {self.model.name} predicts Hamiltonians and has no target heads")
+        for name in self.dataset.keys:
+            if name not in CANONICAL_KEYS and name not in names:
+                raise ValueError(
+                    f"dataset.keys.{name}: no target reads this label; {did_you_mean(name, names) if names else ''} "
+                    f"add targets: {{{name}: {{irreps: ...}}}}, or remove the key"
+                )
+        stages = enumerate(self.training.stages)
+        losses = {"training.loss": self.training.loss}
+        losses |= {f"training.stages.{i}.loss": s.loss for i, s in stages if s.loss is not None}
+        for key, loss in losses.items():
+            for name, term in loss.targets.items():
+                if name not in names:
+                    raise ValueError(f"{key}.targets.{name}: there is no such target; {did_you_mean(name, names)}")
+                irreps = {str(block.irrep) for block in self.targets[name].components.blocks()}
+                for irrep in term.per_irrep if term is not None else ():
+                    if irrep not in irreps:
+                        raise ValueError(
+                            f"{key}.targets.{name}.per_irrep.{irrep}: {name} has {self.targets[name].components}"
+                        )
+        return self
 
 
 def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentConfig:

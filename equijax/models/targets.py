@@ -173,3 +173,18 @@ def _composition(
     if config.per == "atom":
         return np.concatenate(counts)
     return np.array([c.sum(axis=0) if config.reduce == "sum" else c.mean(axis=0) for c in counts])
+
+
+def with_targets(
+    model: Any,
+    targets: Mapping[str, TargetConfig],
+    statistics_of_targets: Mapping[str, TargetStatistics],
+    statistics: Any,
+) -> Any:
+    """The module of the config `model` with heads for `targets`, whose parameters are `heads_NAME` beside the model's
+    own; without targets the module of the model."""
+    if not targets:
+        return model.build(statistics)
+    from equijax.models.heads import build_with_heads
+
+    return build_with_heads(model, targets, statistics_of_targets, statistics)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from equijax.errors import EquijaxError, EquijaxWarning
 from equijax.potential.potential import Potential
@@ -19,6 +19,9 @@ from equijax.train.metrics import (
     refuse_non_finite,
 )
 
+if TYPE_CHECKING:
+    from equijax.models.targets import TargetConfig
+
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
@@ -29,6 +32,7 @@ class Evaluation:
     by_config_type: dict[str, dict[str, Any]]
     structures: list[Structure]
     predictions: list[dict[str, Any]]
+    targets: Mapping[str, TargetConfig] = dataclasses.field(default_factory=dict)
 
 
 def evaluate(potential: Potential, structures: Sequence[Structure], dtype: DType | None = None) -> Evaluation:
@@ -40,31 +44,45 @@ def evaluate(potential: Potential, structures: Sequence[Structure], dtype: DType
     frames = list(structures)
     if not frames:
         raise EquijaxError("there are no structures to evaluate")
-    wanted = [name for name in ("energy", "forces", "stress") if any(has_label(s, name) for s in frames)]
-    if "stress" in wanted and not potential.is_conservative:
-        wanted.remove("stress")
-        warnings.warn(
-            "the stress labels are not compared: this model predicts forces directly and has no stress",
-            EquijaxWarning,
-            stacklevel=2,
-        )
-    if not wanted:
-        raise EquijaxError(
-            f"{frames[0].file or 'the structures'}: no frame has an energy, forces or stress label to compare with"
-        )
+    wanted = _compared(potential, frames)
+    targets = tuple(name for name in potential.targets if name in wanted)
     with_stress = ["stress" in wanted and has_label(s, "stress") for s in frames]
     predictions: list[dict[str, Any]] = [{} for _ in frames]
     # The stress is asked for only where it is defined and labelled.
     for flag in sorted(set(with_stress)):
         rows = [i for i, s in enumerate(with_stress) if s == flag]
-        properties = ("energy", "forces", "stress") if flag else ("energy", "forces")
+        of_energy = ("energy", "forces") if {"energy", "forces", "stress"} & set(wanted) else ()
+        properties = (*of_energy, *(("stress",) if flag else ()), *targets)
         for i, prediction in zip(rows, potential.predict([frames[i] for i in rows], properties, dtype=dtype)):
             predictions[i] = prediction
     refuse_non_finite(frames, predictions)
     return Evaluation(
-        metrics=error_metrics(frames, predictions),
+        metrics=error_metrics(frames, predictions, potential.targets),
         by_element=errors_by_element(frames, predictions),
-        by_config_type=errors_by_config_type(frames, predictions),
+        by_config_type=errors_by_config_type(frames, predictions, potential.targets),
         structures=frames,
         predictions=predictions,
+        targets=potential.targets,
     )
+
+
+def _compared(potential: Potential, frames: Sequence[Structure]) -> tuple[str, ...]:
+    """Labels that some frame has and the potential predicts; warns of the others, refuses when there is none."""
+    labels = ("energy", "forces", "stress", *potential.targets)
+    wanted = [name for name in labels if any(has_label(s, name) for s in frames)]
+    if not wanted:
+        raise EquijaxError(
+            f"{frames[0].file or 'the structures'}: no frame has a label of {', '.join(labels)} to compare with"
+        )
+    reasons = {"stress": "predicts forces directly and has no stress"} if not potential.is_conservative else {}
+    if not potential.has_energy:
+        reasons = dict.fromkeys(("energy", "forces", "stress"), "was trained on targets alone and has no energy")
+    for name in [name for name in wanted if name in reasons]:
+        wanted.remove(name)
+        warnings.warn(f"the {name} labels are not compared: this model {reasons[name]}", EquijaxWarning, stacklevel=3)
+    if not wanted:
+        raise EquijaxError(
+            f"{frames[0].file or 'the structures'}: the model predicts none of the labels; expected "
+            f"{' or '.join(potential.targets or labels)}"
+        )
+    return tuple(wanted)

@@ -10,17 +10,19 @@ from typing import Any
 
 import numpy as np
 import pydantic
+from jax.tree_util import tree_leaves_with_path
 
 from equijax.config.base import StrictModel
 from equijax.datasets.config import DatasetConfig, from_folder
 from equijax.datasets.e0 import StartModel, symbol
 from equijax.datasets.files import sha256
 from equijax.errors import EquijaxError, EquijaxWarning, did_you_mean, located
-from equijax.potential.potential import Potential
+from equijax.potential.potential import Potential, parameter_shapes
 from equijax.structure import Structure
 from equijax.train.new_elements import with_new_elements
+from equijax.train.parameter_groups import parameter_path
 from equijax.train.run_directory import flatten
-from equijax.weights.model_file import load_potential
+from equijax.weights.model_file import flatten_parameters, load_potential, nest_parameters
 
 
 class ReplayConfig(StrictModel):
@@ -69,8 +71,9 @@ class FineTuningConfig(StrictModel):
 class StartingPoint:
     """What a fine-tuning run begins with.
 
-    `potential` has the new elements; `known` are the others; `new_parameters` {path: shape} is what was initialised
-    for the new ones; `file` and its `sha256` say where the rest came from.
+    `potential` has the new elements and, of its targets, those of the experiment; `known` are the other elements;
+    `new_parameters` {path: shape} is what was initialised for the new ones; `file` and its `sha256` say where the rest
+    came from. `new_heads` are targets that the model did not have, `left_heads` those that it had and now loses.
     """
 
     potential: Potential
@@ -78,6 +81,8 @@ class StartingPoint:
     new_parameters: dict[str, tuple[int, ...]]
     file: Path
     sha256: str
+    new_heads: tuple[str, ...] = ()
+    left_heads: tuple[str, ...] = ()
 
     @property
     def new(self) -> tuple[int, ...]:
@@ -106,6 +111,12 @@ class StartingPoint:
         if self.new:
             lines.append(f"new elements {', '.join(map(symbol, self.new))}, new values in")
             lines += [f"  {path} {list(shape)}" for path, shape in self.new_parameters.items()]
+        if self.potential.targets:
+            lines.append(f"targets kept from it: {', '.join(self.potential.targets)}")
+        if self.new_heads:
+            lines.append(f"new targets, with random heads: {', '.join(self.new_heads)}")
+        if self.left_heads:
+            lines.append(f"targets of it that the experiment does not have, left out: {', '.join(self.left_heads)}")
         return lines
 
     def energy_table(self, atomic_energies: Mapping[int, float]) -> list[str]:
@@ -157,6 +168,9 @@ def starting_point(experiment: Any) -> StartingPoint | None:
         return None
     potential = load_potential(config.model)
     _refuse_other_model(potential, experiment.model, config.model)
+    left = tuple(name for name in potential.targets if name not in experiment.targets)
+    new = tuple(name for name in experiment.targets if name not in potential.targets)
+    potential = _with_targets_of(experiment.targets, potential, config.model)
     known = potential.elements
     new_parameters: dict[str, tuple[int, ...]] = {}
     if config.new_elements:
@@ -165,7 +179,29 @@ def starting_point(experiment: Any) -> StartingPoint | None:
             potential, new_parameters = with_new_elements(potential, begin_as, experiment.seed)
         except EquijaxError as error:
             raise located(str(error), file=config.model, key="fine_tuning.new_elements") from error
-    return StartingPoint(potential, known, new_parameters, config.model, sha256(config.model))
+    return StartingPoint(potential, known, new_parameters, config.model, sha256(config.model), new, left)
+
+
+def _with_targets_of(targets: Mapping[str, Any], potential: Potential, file: Path) -> Potential:
+    """The potential with those of its heads that `targets` names. Raises EquijaxError for one that differs."""
+    kept = {name: config for name, config in potential.targets.items() if name in targets}
+    for name, config in kept.items():
+        if targets[name] != config:
+            raise located(
+                f"has a target '{name}' with {config.model_dump(exclude_defaults=True)} and the experiment with "
+                f"{targets[name].model_dump(exclude_defaults=True)}",
+                file=file,
+                key=f"targets.{name}",
+                fix="write it as in the file, or give the new target another name",
+            )
+    smaller = dataclasses.replace(
+        potential, targets=kept, target_statistics={name: potential.target_statistics[name] for name in kept}
+    )
+    if len(kept) == len(potential.targets):
+        return potential
+    expected = {parameter_path(path) for path, _ in tree_leaves_with_path(parameter_shapes(smaller.module))}
+    params = {path: leaf for path, leaf in flatten_parameters(potential.params).items() if path in expected}
+    return dataclasses.replace(smaller, params=nest_parameters(params))
 
 
 def _refuse_other_model(potential: Potential, model: Any, file: Path) -> None:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from equijax.graph.atom_graph import AtomGraph
 from equijax.potential.derivatives import Prediction
 from equijax.train.config import EnergyTerm, LossConfig, LossTerm
+from equijax.train.labels import LABELS
 
 Array = Any
 
@@ -62,15 +63,18 @@ def penalty(term: LossTerm, error: jax.Array, reference: jax.Array) -> jax.Array
 
 
 def loss_sums(prediction: Prediction, batch: LabelledBatch, loss: LossConfig) -> dict[str, jax.Array]:
-    """For each active term the penalty summed over labelled values, their number, and plain error sums.
+    """For each active term of `LABELS` the penalty summed over labelled values, their number, and plain error sums.
 
     Keys `energy_loss`, `energy_count`, `energy_square`, `energy_absolute`, and likewise for forces and stress;
     `energy_square` and `energy_absolute` are per atom whatever the loss uses. Padding and frames without the
     label add exactly zero. A batch of any fill therefore has the same mean as its frames one by one.
     """
     sums: dict[str, jax.Array] = {}
-    for name in loss.active:
+    for name in LABELS:
+        if name not in loss.active:
+            continue
         term = loss.terms[name]
+        assert isinstance(term, LossTerm)
         label = batch.labels[name]
         reference, weight, mask = label.value, label.weight, label.mask
         extra = reference.ndim - mask.ndim

@@ -29,6 +29,11 @@ def with_new_elements(
     architecture cannot take elements over: a parameter whose shape does not grow row by row, or energies of the
     old elements that would change.
     """
+    if potential.targets:
+        raise EquijaxError(
+            f"a model with targets ({', '.join(potential.targets)}) cannot take new elements, whose shifts are not "
+            "known; leave these targets out of the experiment, or the elements"
+        )
     old = potential.elements
     elements = tuple(sorted({*old, *begin_as}))
     statistics = dataclasses.replace(potential.statistics, atomic_numbers=elements)

@@ -174,4 +174,4 @@ class PotentialObjective:
         }
 
     def one_line(self, metrics: dict[str, Any]) -> str:
-        return one_line(metrics)
+        return one_line(metrics, self.targets)

@@ -15,8 +15,9 @@ import numpy as np
 from equijax.datasets.e0 import symbol
 from equijax.datasets.statistics import elements_of
 from equijax.errors import EquijaxError, EquijaxWarning
-from equijax.graph.atom_graph import edge_vectors
 from equijax.models.contract import ModelStatistics
+from equijax.models.target_labels import target_readers
+from equijax.models.targets import with_targets
 from equijax.potential.potential import Potential
 from equijax.precision import DType, jit
 from equijax.structure import Structure
@@ -27,6 +28,8 @@ from equijax.train.objective import Objective, PotentialObjective
 from equijax.train.observed import observed_labels, refuse_stress_of_direct_forces
 from equijax.train.progress import Progress
 from equijax.train.replay import Replay, epoch_selection, frames_in_epoch, weighted
+from equijax.train.target_setup import refuse_missing_targets, statistics_of_targets
+from equijax.weights.model_file import flatten_parameters, nest_parameters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,15 +71,21 @@ def build_task(experiment: Any, skipped_csv: Path | None = None, start: Starting
     that has been read already.
     """
     from equijax.datasets import load_dataset
+    from equijax.train.hamiltonian_setup import hamiltonian_task, load_hamiltonian_dataset, predicts_hamiltonians
 
+    if predicts_hamiltonians(experiment.model):
+        return hamiltonian_task(experiment, load_hamiltonian_dataset(experiment.dataset, experiment.seed))
+    readers = target_readers(experiment.targets)
     start = start or starting_point(experiment)
     energies = None if start is None else start.energies
-    dataset = load_dataset(experiment.dataset, seed=experiment.seed, skipped_csv=skipped_csv, start=energies)
+    dataset = load_dataset(
+        experiment.dataset, seed=experiment.seed, skipped_csv=skipped_csv, start=energies, targets=readers
+    )
     old = None
     if start is not None and experiment.fine_tuning.replay is not None:
         skipped = None if skipped_csv is None else skipped_csv.with_name(f"replay_{skipped_csv.name}")
         config = experiment.fine_tuning.replay.dataset
-        old = load_dataset(config, seed=experiment.seed, skipped_csv=skipped, start=energies)
+        old = load_dataset(config, seed=experiment.seed, skipped_csv=skipped, start=energies, targets=readers)
     return task_from_dataset(experiment, dataset, start, old)
 
 
@@ -88,15 +97,20 @@ def task_from_dataset(
     `old_dataset` holds the frames to replay. Raises EquijaxError for data without usable labels, without neighbours,
     or without validation frames, and for a new element that no training frame has.
     """
-    training: TrainingConfig = experiment.training
     for name in ("train", "valid"):
         if not getattr(dataset, name):
             raise EquijaxError(f"dataset.{name}: there are no frames; training needs at least one")
+    targets = experiment.targets
+    refuse_missing_targets(targets, dataset.train)
+    everything = (*dataset.train, *(old_dataset.train if old_dataset is not None else ()))
+    present = {label for structure in everything for label in structure.labels}
+    training: TrainingConfig = experiment.training.for_labels(targets, present)
     elements = elements_of(dataset.train) if start is None else start.potential.elements
     _refuse_unseen_elements(start, [*dataset.train, *(old_dataset.train if old_dataset is not None else ())])
 
     def frames(structures: list[Structure], atomic_energies: dict[int, float]) -> list[LabelledFrame]:
-        return [labelled_frame(s, experiment.model.cutoff, elements, atomic_energies) for s in structures]
+        cutoff, shapes = experiment.model.cutoff, objective.shapes
+        return [labelled_frame(s, cutoff, elements, atomic_energies, shapes) for s in structures]
 
     def source(part: list[LabelledFrame], **options: Any) -> BatchSource:
         budget = training.batch if options["shuffle"] else training.valid_batch or training.batch
@@ -105,7 +119,7 @@ def task_from_dataset(
             part, budget, experiment.seed, dtype=experiment.dtype, max_shapes=shapes, pack=objective.pack, **options
         )
 
-    objective = PotentialObjective()
+    objective = PotentialObjective(targets)
     atomic_energies = {int(z): float(energy) for z, energy in dataset.atomic_energies.items()}
     train, valid = (frames(part, atomic_energies) for part in (dataset.train, dataset.valid))
     observed = observed_labels(training, train, valid, objective.labels)
@@ -123,6 +137,10 @@ def task_from_dataset(
         select = epoch_selection(len(train), len(replay.frames), replay.per_epoch, experiment.seed)
         fingerprints |= {str(file): str(digest) for file, digest in old_dataset.fingerprints.items()}
 
+    target_statistics = statistics_of_targets(targets, dataset.train, elements, start)
+    objective = dataclasses.replace(
+        objective, target_statistics=target_statistics, derivatives=bool({"forces", "stress"} & set(observed))
+    )
     refuse_stress_of_direct_forces(experiment)
     for limit in experiment.model.limits():
         warnings.warn(limit, EquijaxWarning, stacklevel=2)
@@ -131,7 +149,7 @@ def task_from_dataset(
         dtype=experiment.dtype,
         training=training,
         model_config=experiment.model,
-        module=experiment.model.build(statistics),
+        module=with_targets(experiment.model, targets, target_statistics, statistics),
         statistics=statistics,
         atomic_energies=atomic_energies,
         train=source([*train, *(replay.frames if replay is not None else ())], shuffle=True, select=select),
@@ -238,7 +256,21 @@ def best_potential(task: TrainingTask, params: Any, progress: Progress) -> Poten
             },
             **({} if task.start is None else {"started_from": provenance(task.start, task.replay)}),
         },
+        targets=task.objective.targets,
+        target_statistics=task.objective.target_statistics,
+        trained=trained_labels(task),
     )
+
+
+def trained_labels(task: TrainingTask) -> tuple[str, ...] | None:
+    """Labels that had a weight in some stage, with those that the start model was trained on; None when it does not
+    say."""
+    losses = [task.training.stage_loss(stage) for stage in range(len(task.training.stages) + 1)]
+    before: tuple[str, ...] | None = () if task.start is None else task.start.potential.trained
+    if before is None:
+        return None
+    now = {name for loss in losses for name in loss.active if name in task.observed}
+    return tuple(sorted(now.union(before)))
 
 
 def provenance(start: StartingPoint, replay: Replay | None) -> dict[str, Any]:
@@ -269,13 +301,19 @@ def initial_parameters(task: TrainingTask) -> Any:
 
     Call it inside `precision(task.dtype)`.
     """
-    if task.start is not None:
-        return jax.tree.map(lambda leaf: jnp.array(leaf, task.dtype), dict(task.start.potential.params))
-    graph = task.train.assemble(task.train.plan(0)[0]).graph
+    known = {} if task.start is None else flatten_parameters(task.start.potential.params)
+    if task.start is not None and not task.start.new_heads:
+        return jax.tree.map(lambda leaf: jnp.array(leaf, task.dtype), nest_parameters(known))
+    batch = task.train.assemble(task.train.plan(0)[0])
 
     def init(key: Any) -> Any:
-        params = task.module.init(key, graph, edge_vectors(graph))["params"]
+        params = task.objective.init(task.module, key, batch)
         return jax.tree.map(lambda leaf: leaf.astype(task.dtype), params)
 
     # One use: a compilation without optimisation takes a third of the time.
-    return jit(init, compiler_options={"xla_backend_optimization_level": "0"})(jax.random.key(task.seed))
+    fresh = jit(init, compiler_options={"xla_backend_optimization_level": "0"})(jax.random.key(task.seed))
+    leaves = flatten_parameters(jax.device_get(fresh))
+    return jax.tree.map(
+        lambda leaf: jnp.array(leaf, task.dtype),
+        nest_parameters({path: known.get(path, leaf) for path, leaf in leaves.items()}),
+    )

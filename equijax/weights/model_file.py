@@ -156,7 +156,7 @@ def flatten_parameters(params: Mapping[str, Any], prefix: str = "") -> dict[str,
         if isinstance(value, Mapping):
             flat |= flatten_parameters(value, f"{prefix}{name}/")
         else:
-            flat[prefix + name] = np.ascontiguousarray(value)
+            flat[prefix + name] = np.asarray(value, order="C")  # ascontiguousarray would give scalars an axis
     return flat
 
 

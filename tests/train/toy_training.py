@@ -58,6 +58,7 @@ class ToyExperiment:
     dtype: str = "float32"
     model: Any = dataclasses.field(default_factory=ToyConfig)
     fine_tuning: Any = None
+    targets: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def model_dump(self, mode: str) -> dict[str, Any]:
         return {
@@ -65,6 +66,7 @@ class ToyExperiment:
             "dtype": self.dtype,
             "model": self.model.model_dump(mode=mode),
             "training": self.training.model_dump(mode=mode),
+            "targets": {name: config.model_dump(mode=mode) for name, config in self.targets.items()},
         }
 
 
