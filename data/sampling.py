@@ -179,17 +179,20 @@ def finished(work: Path, trajectory: Trajectory, records: dict) -> tuple[np.ndar
     return numbers, positions[[r["frame"] for r in good]], good, end - len(good)
 
 
-def extxyz(symbols, positions: np.ndarray, info: dict, cell: np.ndarray | None = None) -> str:
-    """One frame of extended XYZ; arrays among the `info` values are written flat, row by row, with eight decimals."""
+def extxyz(symbols, positions: np.ndarray, info: dict, cell=None, forces=None) -> str:
+    """One frame of extended XYZ, periodic with a cell; arrays in `info` are written flat, row by row, 8 decimals."""
 
     def written(value) -> str:
-        return '"' + " ".join(f"{x:.8f}" for x in np.ravel(value) + 0.0) + '"' if np.ndim(value) else str(value)
+        if np.ndim(value):
+            return '"' + " ".join(f"{x:.8f}" for x in np.ravel(value) + 0.0) + '"'
+        return f"{value:.8f}" if isinstance(value, float) else str(value)
 
-    lattice = "" if cell is None else f"Lattice={written(cell)} "
-    periodic = "F F F" if cell is None else "T T T"
+    lattice, periodic = ("", "F F F") if cell is None else (f"Lattice={written(cell)} ", "T T T")
+    columns, table = ("", positions) if forces is None else (":forces:R:3", np.hstack([positions, forces]))
     head = " ".join(f"{key}={written(value)}" for key, value in info.items())
-    rows = [f"{s:<2}" + "".join(f" {x:14.8f}" for x in row) for s, row in zip(symbols, positions + 0.0, strict=True)]
-    return "\n".join([str(len(rows)), f'{lattice}Properties=species:S:1:pos:R:3 {head} pbc="{periodic}"', *rows]) + "\n"
+    rows = [f"{s:<2}" + "".join(f" {x:14.8f}" for x in row) for s, row in zip(symbols, table + 0.0, strict=True)]
+    head = f'{lattice}Properties=species:S:1:pos:R:3{columns} {head} pbc="{periodic}"'
+    return "\n".join([str(len(rows)), head, *rows]) + "\n"
 
 
 def exit_with_parent() -> None:

@@ -1,10 +1,8 @@
 """The data files under data/ethanol: readable, consistent with their card, physically plausible."""
 
 import hashlib
-import importlib.util
 import json
 import re
-import sys
 from pathlib import Path
 
 import ase.io
@@ -27,17 +25,6 @@ def atom_energies():
     atoms = ase.io.read(ETHANOL / "isolated_atoms.xyz", ":")
     assert all(len(a) == 1 and a.info["config_type"] == "IsolatedAtom" for a in atoms)
     return {a.get_chemical_symbols()[0]: a.get_potential_energy() for a in atoms}
-
-
-@pytest.fixture(scope="module")
-def generator():
-    """The generator script as a module; the heavy imports are inside its functions."""
-    before = set(sys.modules)
-    module_spec = importlib.util.spec_from_file_location("generate_ethanol", DATA / "generate_ethanol.py")
-    module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
-    assert not {"pyscf", "tblite"} & (set(sys.modules) - before)
-    return module
 
 
 @pytest.mark.parametrize("name", SPLITS)
@@ -106,53 +93,3 @@ def test_readme_quotes_the_card():
     quoted = re.findall(r"^\| `(\w+)\.xyz` \|[^|]*\|[^|]*\| (\d+) of (\d+) \|", text, re.MULTILINE)
     shipped = [(name, row["frames"], row["planned_frames"]) for name, row in CARD["splits"].items()]
     assert [(name, int(frames), int(planned)) for name, frames, planned in quoted] == shipped
-
-
-def test_job_list_covers_everything_once_and_starts_with_the_lite_subset(generator):
-    jobs = generator.job_list()
-    assert len(set(jobs)) == len(jobs) == sum(s.full for s in generator.SPLITS)
-    lite = sum(s.lite for s in generator.SPLITS)
-    assert set(jobs[:lite]) == {(s.name, i) for s in generator.SPLITS for i in range(s.lite)}
-    for split in generator.SPLITS:  # frames come in order, so that what is done forms a prefix
-        own = [i for name, i in jobs if name == split.name]
-        assert own == list(range(split.full))
-
-
-def test_job_file_drops_only_a_truncated_last_line(generator, tmp_path):
-    path = tmp_path / "labels.jsonl"
-    assert generator.read_labels(path) == ({}, 0)
-    records = [{"split": "train", "frame": i, "energy": -1.5 * i} for i in range(3)]
-    lines = [json.dumps(r).encode() + b"\n" for r in records]
-    path.write_bytes(b"".join(lines))
-    expected = {("train", i): record for i, record in enumerate(records)}
-    assert generator.read_labels(path) == (expected, len(b"".join(lines)))
-
-    del expected["train", 2]
-    for kept in range(len(lines[2])):
-        path.write_bytes(lines[0] + lines[1] + lines[2][:kept])
-        assert generator.read_labels(path) == (expected, len(lines[0] + lines[1]))
-
-    path.write_bytes(lines[0] + lines[1][:10] + b"\n" + lines[2])
-    with pytest.raises(ValueError, match="damaged"):
-        generator.read_labels(path)
-
-
-def test_only_the_contiguous_converged_prefix_is_written(generator, tmp_path):
-    """Frame 1 did not converge, frame 3 is missing: the file holds frames 0 and 2."""
-    split, positions = generator.SPLITS[0], np.arange(30.0).reshape(5, 2, 3)
-    np.savez(tmp_path / "frames_train.npz", numbers=np.array([8, 1]), positions=positions)
-    labels = {"energy": -7.0, "forces": np.ones((2, 3)).tolist(), "dipole": [0.0, 0.5, 1.0], "cpu_s": 1.0}
-    records = {}
-    for i in (0, 1, 2, 4):
-        record = {"split": "train", "frame": i, "digest": generator.digest(positions[i]), "converged": i != 1}
-        records["train", i] = record | (labels if i != 1 else {"cpu_s": 1.0})
-    row = generator.write_split(tmp_path, tmp_path, split, records, {"O": -4.0, "H": -1.0})
-    assert (row["frames"], row["scf_failures"]) == (2, 1)
-    written = ase.io.read(tmp_path / "train.xyz", ":")
-    assert [a.info["frame"] for a in written] == [0, 2]
-    np.testing.assert_allclose(written[1].positions, positions[2])
-    np.testing.assert_allclose(written[1].get_dipole_moment(), labels["dipole"])
-
-    records["train", 0]["digest"] = "another geometry"
-    with pytest.raises(RuntimeError, match="other geometries"):
-        generator.write_split(tmp_path, tmp_path, split, records, {"O": -4.0, "H": -1.0})
