@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from equijax.errors import EquijaxError, located
+from equijax.errors import EquijaxError, did_you_mean, located
 
 if TYPE_CHECKING:
+    from equijax.models.targets import TargetConfig
     from equijax.structure import Structure
 
 KeysOption = Annotated[
@@ -44,7 +46,7 @@ def evaluate(
     check_dtype(dtype)
     require_healthy_backend()
     potential = load(model)
-    structures = read_labelled(data, key, unit, stress_sign)
+    structures = read_labelled(data, key, unit, stress_sign, potential.targets)
     result = run(potential, structures, dtype)  # type: ignore[arg-type]
     text = json.dumps(result.metrics, indent=1, allow_nan=False)
     if json_file is not None and str(json_file) != "-":
@@ -65,16 +67,29 @@ def check_dtype(dtype: str | None) -> None:
         raise located(f"is '{dtype}'", key="--dtype", expected="float32 or float64")
 
 
-def read_labelled(data: Path, key: list[str] | None, unit: list[str] | None, stress_sign: int = 1) -> list[Structure]:
-    """Structures of `data` with the labels that the options name."""
+def read_labelled(
+    data: Path,
+    key: list[str] | None,
+    unit: list[str] | None,
+    stress_sign: int = 1,
+    targets: Mapping[str, TargetConfig] | None = None,
+) -> list[Structure]:
+    """Structures of `data` with the labels that the options name, those of `targets` among them."""
     from equijax.config.yaml import validate
-    from equijax.datasets.config import ReadOptions
+    from equijax.datasets.config import CANONICAL_KEYS, ReadOptions
     from equijax.datasets.readers import read_structures
+    from equijax.models.target_labels import target_readers
 
-    options: dict[str, Any] = {"keys": assignments(key, "--key"), "stress_sign": stress_sign}
+    keys = assignments(key, "--key")
+    for name in keys:
+        if name not in CANONICAL_KEYS and name not in (targets or {}):
+            known = (*CANONICAL_KEYS, *(targets or {}))
+            raise located(f"'{name}' is not a label of this model", key="--key", fix=did_you_mean(name, known))
+    options: dict[str, Any] = {"keys": keys, "stress_sign": stress_sign}
     if unit:
         options["units"] = assignments(unit, "--unit")
-    return read_structures(data, validate(ReadOptions, options, "options"), labels="required")
+    readers = target_readers(targets or {})
+    return read_structures(data, validate(ReadOptions, options, "options"), labels="required", targets=readers)
 
 
 def assignments(pairs: list[str] | None, option: str) -> dict[str, str]:
@@ -98,7 +113,7 @@ def _write_output(output: Path, data: Path, result: Any) -> None:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise EquijaxError(f"{output}: --output: cannot be created ({error.strerror})") from error
-    save_predictions(output / f"predictions_{name}.npz", result.structures, result.predictions)
+    save_predictions(output / f"predictions_{name}.npz", result.structures, result.predictions, result.targets)
     metrics_file = output / "test_metrics.json"
     known = json.loads(metrics_file.read_text()) if metrics_file.exists() else {}
     write_atomically(metrics_file, json.dumps({**known, name: result.metrics}, indent=1).encode())
@@ -122,7 +137,9 @@ def _print_tables(result: Any) -> None:
         if name in metrics:
             table.add_row(name, *_milli(metrics[name]["rmse"], metrics[name]["mae"]), unit)
     console.print(f"{metrics['n_structures']} structures")
-    console.print(table)
+    if table.row_count:
+        console.print(table)
+    _print_targets(console, result)
     if len(result.by_config_type) > 1:
         console.print("\nby config_type")
         table = Table("config_type", "n", "E RMSE meV/atom", "F RMSE meV/Å", box=None, pad_edge=False)
@@ -131,6 +148,32 @@ def _print_tables(result: Any) -> None:
             cells = _milli(energy.get("rmse_per_atom"), forces.get("rmse"))
             table.add_row(name, str(part["n_structures"]), *cells)
         console.print(table)
+
+
+def _print_targets(console: Any, result: Any) -> None:
+    """A table of the tensor targets: all elements, then by irrep and by component."""
+    from rich.table import Table
+
+    for name, config in result.targets.items():
+        errors = result.metrics.get(name)
+        if errors is None:
+            continue
+        table = Table(name, "RMSE", "MAE", "unit", box=None, pad_edge=False)
+        table.add_row("all", f"{errors['rmse']:.5g}", f"{errors['mae']:.5g}", config.unit)
+        for part, entry in {**errors["by_irrep"], **errors.get("by_component", {})}.items():
+            table.add_row(part, f"{entry['rmse']:.5g}", f"{entry['mae']:.5g}", config.unit)
+        console.print()
+        console.print(table)
+        if "relative" in errors:
+            console.print(f"norm of the errors over norm of the labels: {100 * errors['relative']:.3g} %")
+        if "not_positive_definite" in errors:
+            shares = errors["not_positive_definite"]
+            console.print(
+                f"not positive definite: {100 * shares['predictions']:.3g} % of predictions, "
+                f"{100 * shares['labels']:.3g} % of labels"
+            )
+        if "directional" in errors:
+            console.print(f"along a direction: MAE {errors['directional']['mae']:.5g} {config.unit}".rstrip())
 
 
 def _milli(*values: float | None) -> list[str]:

@@ -32,7 +32,7 @@ class Quantity:
 
 
 def quantities(predictions: Predictions) -> list[Quantity]:
-    """The labels that the set has: energy per atom, force components, stress components."""
+    """The labels that the set has: energy per atom, components of forces, stress and targets."""
     found = []
     energy = predictions.energy_true / predictions.num_atoms
     labelled = np.isfinite(energy) & np.isfinite(predictions.energy_pred)
@@ -53,6 +53,9 @@ def quantities(predictions: Predictions) -> list[Quantity]:
         labelled = np.isfinite(true) & np.isfinite(predicted)
         if labelled.any():
             found.append(Quantity(title, unit, true[labelled], predicted[labelled], f"m{unit}", 1e3))
+    for name, values in predictions.targets.items():
+        unit = values.unit or "unit of the labels"
+        found.append(Quantity(name, unit, values.true, values.pred, values.unit, 1.0))
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,8 +13,20 @@ from typing import Any
 import numpy as np
 
 from equijax.errors import located
+from equijax.models.target_labels import cartesian_value
+from equijax.models.targets import TargetConfig
 from equijax.structure import Structure
 from equijax.weights.atomic_file import write_atomically
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetValues:
+    """Labels and predictions of a tensor target, the elements of all labelled structures in one row: `true`, `pred`;
+    `unit` is text, perhaps empty."""
+
+    true: np.ndarray
+    pred: np.ndarray
+    unit: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +36,7 @@ class Predictions:
     `energy_true`, `energy_pred` [S]; `forces_true`, `forces_pred` [N, 3]; `stress_true`, `stress_pred`
     [S, 3, 3] (ASE's sign); `num_atoms` [S]; `atomic_numbers` [N]; `frame_of_atom` [N], index into the
     structures; `positions` [N, 3]; `cell` [S, 3, 3]; `pbc` [S, 3]; `config_type`, `source` [S]
-    text (file name), empty when unknown; `frame` [S], 0-based in it, -1 when unknown.
+    text (file name), empty when unknown; `frame` [S], 0-based in it, -1 when unknown. `targets` by name.
     """
 
     energy_true: np.ndarray
@@ -41,16 +54,21 @@ class Predictions:
     config_type: np.ndarray
     source: np.ndarray
     frame: np.ndarray
+    targets: Mapping[str, TargetValues] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.num_atoms)
 
 
-FIELDS = tuple(field.name for field in dataclasses.fields(Predictions))
+FIELDS = tuple(field.name for field in dataclasses.fields(Predictions) if field.name != "targets")
 
 
-def collect_predictions(structures: Sequence[Structure], results: Sequence[Mapping[str, np.ndarray]]) -> Predictions:
-    """Put labels and results (`energy`, `forces`, `stress` per structure) side by side."""
+def collect_predictions(
+    structures: Sequence[Structure],
+    results: Sequence[Mapping[str, np.ndarray]],
+    targets: Mapping[str, TargetConfig] | None = None,
+) -> Predictions:
+    """Put labels and results (`energy`, `forces`, `stress` per structure, and `targets`) side by side."""
     if len(structures) != len(results):
         raise ValueError(f"{len(structures)} structures but {len(results)} results")
     missing = {"energy": np.full((), np.nan), "stress": np.full((3, 3), np.nan)}
@@ -84,16 +102,35 @@ def collect_predictions(structures: Sequence[Structure], results: Sequence[Mappi
         config_type=np.array([str(s.info.get("config_type", "")) for s in structures], dtype=np.str_),
         source=np.array([s.file or "" for s in structures], dtype=np.str_),
         frame=np.array([-1 if s.frame is None else s.frame for s in structures], dtype=np.int64),
+        targets={
+            name: _target_values(name, config, structures, results)
+            for name, config in (targets or {}).items()
+            if any(name in s.labels for s in structures)
+        },
     )
 
 
+def _target_values(
+    name: str, config: TargetConfig, structures: Sequence[Structure], results: Sequence[Mapping[str, np.ndarray]]
+) -> TargetValues:
+    pairs = [(s.labels[name], r[name]) for s, r in zip(structures, results, strict=True) if name in s.labels]
+    true = np.concatenate([np.ravel(cartesian_value(config, np.asarray(label, np.float64))) for label, _ in pairs])
+    return TargetValues(true, np.concatenate([np.ravel(value) for _, value in pairs]).astype(np.float64), config.unit)
+
+
 def save_predictions(
-    path: str | Path, structures: Sequence[Structure], results: Sequence[Mapping[str, np.ndarray]]
+    path: str | Path,
+    structures: Sequence[Structure],
+    results: Sequence[Mapping[str, np.ndarray]],
+    targets: Mapping[str, TargetConfig] | None = None,
 ) -> Path:
-    """Write `collect_predictions(structures, results)` to a .npz; the file is complete or not there."""
+    """Write `collect_predictions(structures, results, targets)` to a .npz; the file is complete or not there."""
     buffer = io.BytesIO()
-    predictions = collect_predictions(structures, results)
-    np.savez_compressed(buffer, **{name: getattr(predictions, name) for name in FIELDS})
+    predictions = collect_predictions(structures, results, targets)
+    arrays = {name: getattr(predictions, name) for name in FIELDS}
+    for name, values in predictions.targets.items():
+        arrays |= {f"target/{name}/{part}": np.asarray(value) for part, value in vars(values).items()}
+    np.savez_compressed(buffer, **arrays)
     return write_atomically(path, buffer.getvalue())
 
 
@@ -102,10 +139,17 @@ def load_predictions(path: str | Path) -> Predictions:
     try:
         with np.load(path) as archive:
             arrays = {name: archive[name] for name in FIELDS}
+            names = [key.split("/")[1] for key in archive.files if re.fullmatch(r"target/\w+/true", key)]
+            targets = {
+                name: TargetValues(
+                    archive[f"target/{name}/true"], archive[f"target/{name}/pred"], str(archive[f"target/{name}/unit"])
+                )
+                for name in names
+            }
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise located("is not a readable predictions file", file=path, expected="`equijax evaluate`'s") from error
     lengths = {len(arrays[name]) for name in ("energy_true", "energy_pred", "num_atoms", "cell", "frame")}
     atoms = {len(arrays[name]) for name in ("forces_true", "forces_pred", "atomic_numbers", "frame_of_atom")}
     if len(lengths) != 1 or atoms != {int(arrays["num_atoms"].sum())}:
         raise located("has arrays of different lengths", file=path)
-    return Predictions(**arrays)
+    return Predictions(**arrays, targets=targets)

@@ -19,6 +19,7 @@ from equijax.report.page import Page, shown
 from equijax.report.parity import parity_plot
 from equijax.report.run_files import RunFiles, read_run
 from equijax.report.style import data_uri, to_png
+from equijax.report.tensors import target_section
 from equijax.weights.atomic_file import write_atomically
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def write_report(directory: str | Path) -> Path:
         )
     _headline(page, run)
     _accuracy(page, run)
+    target_section(page, run)
     _curves(page, run)
     _parity(page, run)
     _split_errors(page, run)
