@@ -162,7 +162,7 @@ class PotentialObjective:
         return evaluate(model, structures)
 
     def save_predictions(self, directory: RunDirectory, name: str, result: Evaluation) -> None:
-        save_predictions(directory.predictions(name), result.structures, result.predictions)
+        save_predictions(directory.predictions(name), result.structures, result.predictions, self.targets)
 
     def summary(self, task: TrainingTask) -> dict[str, Any]:
         statistics = task.statistics
