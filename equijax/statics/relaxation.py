@@ -73,14 +73,16 @@ def relax(
     dtype: DType = "float64",
     evaluator: Evaluator | None = None,
     on_done: Callable[[int, Relaxed], None] | None = None,
+    file: str | None = None,
     **settings: Any,
 ) -> Any:
     """Relax one structure (a Relaxed) or many (a list, in their order); the input stays as it is.
 
     Further arguments are those of `RelaxSettings`. FixAtoms and FixCartesian are honoured; in a cell that relaxes,
     fixed atoms keep their fractional coordinates. `on_done(index, relaxed)` is called as each structure ends;
-    `evaluator` shares compiled programs with other calculations. Raises EquijaxError for what `neighbor_list` and the
-    model refuse in the first structures, other constraints, and settings that do not fit a structure.
+    `file` is where the structures come from, for messages; `evaluator` shares compiled programs with other
+    calculations. Raises EquijaxError for what `neighbor_list` and the model refuse in the first structures, for other
+    constraints, and for settings that do not fit a structure.
     """
     chosen = validate(RelaxSettings, settings)
     single = isinstance(structures, Atoms)
@@ -94,7 +96,7 @@ def relax(
             EquijaxWarning,
             stacklevel=2,
         )
-    tasks = [Task(index, atoms, chosen, potential) for index, atoms in enumerate(images)]
+    tasks = [Task(index, atoms, chosen, potential, file) for index, atoms in enumerate(images)]
     results: dict[int, Relaxed] = {}
     open_tasks = tasks
     buckets = Buckets(tasks) if tasks else None
@@ -114,15 +116,17 @@ def relax(
 class Task:
     """One structure on its way: coordinates in float64 and the state of its minimisation, on the host."""
 
-    def __init__(self, index: int, atoms: Atoms, settings: RelaxSettings, potential: Potential) -> None:
+    def __init__(
+        self, index: int, atoms: Atoms, settings: RelaxSettings, potential: Potential, file: str | None
+    ) -> None:
         self.index = index
         self.atoms = atoms
         self.settings = settings
-        self.first = Structure.from_ase(atoms)
+        self.first = dataclasses.replace(Structure.from_ase(atoms), file=file, frame=index)
         if len(self.first) == 0:
-            raise EquijaxError(f"structure {index} has no atoms")
-        check_cell(self.first, settings, potential, index)
-        self.movable = movable_directions(atoms, index)
+            raise located("has no atoms", file=self.first.file, frame=index)
+        check_cell(self.first, settings, potential)
+        self.movable = movable_directions(atoms, self.first.where)
         self.coordinates = self.first.positions  # in the undeformed cell
         self.log = np.zeros((3, 3))
         self.periodic = periodic_projector(self.first.cell, self.first.pbc)
@@ -164,7 +168,8 @@ class Task:
         if stuck:
             return self._end("stuck", "the energy does not fall along the forces; rounding, or a kink of the model")
         if self.steps == self.settings.max_steps:
-            return self._end("not converged", f"not converged in {self.steps} steps")
+            force, stress = evaluation["max_force"], evaluation["max_stress"] / GPA
+            return self._end("not converged", f"force still {force:.2e} eV/Å, stress {stress:.2e} GPa")
         self.steps += 1
         self.coordinates = self.coordinates + step
         self.log = self.log + log_step / np.sqrt(self.num_atoms)
@@ -302,7 +307,7 @@ def unpack(state: Any, index: int, rows: slice) -> Any:
     return jax.tree_util.tree_map_with_path(cut, state)
 
 
-def movable_directions(atoms: Atoms, index: int) -> np.ndarray:
+def movable_directions(atoms: Atoms, where: str) -> np.ndarray:
     """[N, 3], 0 where an atom is fixed along x, y or z."""
     movable = np.ones((len(atoms), 3))
     for constraint in atoms.constraints:
@@ -313,13 +318,13 @@ def movable_directions(atoms: Atoms, index: int) -> np.ndarray:
             movable[constraint.index] *= ~np.asarray(constraint.mask, dtype=bool)
         else:
             raise EquijaxError(
-                f"structure {index} has a {type(constraint).__name__}, which relaxation does not know; "
+                f"{where} has a {type(constraint).__name__}, which relaxation does not know; "
                 "expected FixAtoms or FixCartesian, or use ASE's optimizers with EquijaxCalculator"
             )
     return movable
 
 
-def check_cell(structure: Structure, settings: RelaxSettings, potential: Potential, index: int) -> None:
+def check_cell(structure: Structure, settings: RelaxSettings, potential: Potential) -> None:
     """EquijaxError when the cell of this structure cannot relax as asked."""
     if settings.pressure_gpa and settings.cell not in ("full", "isotropic"):
         raise located("needs a volume that may change", key="pressure", expected="cell full or isotropic with it")
@@ -330,6 +335,6 @@ def check_cell(structure: Structure, settings: RelaxSettings, potential: Potenti
             f"a cell cannot relax: this {potential.model_config.name} predicts forces directly and has no stress"
         )
     if not has_stress(structure):
-        raise EquijaxError(f"structure {index} has no cell that could relax: it is not periodic; use cell: none")
+        raise EquijaxError(f"{structure.where} has no cell that could relax: it is not periodic; use cell: none")
     if settings.pressure_gpa and not all(structure.pbc):
-        raise EquijaxError(f"structure {index} is not periodic in three directions: a pressure on it is not defined")
+        raise EquijaxError(f"{structure.where} is not periodic in three directions: a pressure on it is not defined")

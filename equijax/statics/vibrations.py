@@ -65,8 +65,8 @@ class Vibrations:
         if self.num_imaginary:
             raise EquijaxError(f"{self.num_imaginary} imaginary modes: thermochemistry needs a minimum")
         if ideal_gas:
-            return IdealGasThermo(self.energies, potentialenergy=potential_energy, atoms=self.atoms, **ideal_gas)
-        return HarmonicThermo(self.energies, potentialenergy=potential_energy)
+            return IdealGasThermo(list(self.energies), potentialenergy=potential_energy, atoms=self.atoms, **ideal_gas)
+        return HarmonicThermo(list(self.energies), potentialenergy=potential_energy)
 
     def mode_frames(self, mode: int, frames: int = 16, amplitude: float = 0.3) -> list[Atoms]:
         """One period of a mode for viewing; the atom that moves most moves by `amplitude` Å."""
