@@ -61,6 +61,7 @@ def test_hexagonal_close_packing_relaxes_and_supercells_change_nothing():
     assert near.unstable_modes == 0
 
 
+@pytest.mark.slow
 def test_against_finite_strains_with_relaxation():
     potential = pair_potential(0.8, kind="morse", cutoff=5.5, length=3.0)
     start = bulk("Ar", "hcp", a=3.0, c=4.8)

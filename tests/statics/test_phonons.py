@@ -68,6 +68,7 @@ def test_fcc_at_any_wave_vector(cubic):
             found.bands("GQ")
 
 
+@pytest.mark.slow
 def test_agrees_with_finite_displacements(tmp_path):
     from ase.phonons import Phonons
 
