@@ -9,7 +9,19 @@ from collections.abc import Sequence
 
 import typer
 
-from equijax.cli import bench, check, convert, evaluate, md, predict, reference, relax, second_derivatives, train
+from equijax.cli import (
+    average,
+    bench,
+    check,
+    convert,
+    evaluate,
+    md,
+    predict,
+    reference,
+    relax,
+    second_derivatives,
+    train,
+)
 from equijax.compilation_cache import enable_compilation_cache
 from equijax.errors import EquijaxError, EquijaxWarning
 
@@ -28,6 +40,7 @@ app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(predict.predict)
 app.command()(md.md)
+app.command()(average.average)
 app.command()(relax.relax)
 app.command()(second_derivatives.hessian)
 app.command()(second_derivatives.phonons)
