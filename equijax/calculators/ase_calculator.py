@@ -15,11 +15,12 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from equijax.calculators.skin_list import SkinList
 from equijax.errors import EquijaxError, EquijaxWarning
-from equijax.graph.batching import batch
+from equijax.graph.batching import StructureGraph, batch
 from equijax.graph.padding import Capacity, PaddingPolicy
+from equijax.models.target_labels import cartesian_value
 from equijax.potential.evaluator import Evaluator, pad_vectors
 from equijax.potential.potential import Potential
-from equijax.potential.prediction import has_stress
+from equijax.potential.prediction import has_stress, unbatch_target
 from equijax.precision import DType
 from equijax.structure import Structure
 
@@ -38,7 +39,9 @@ class EquijaxCalculator(Calculator):
     many compiled shapes are kept; `compile_count` says how many compilations there were.
 
     Properties: `energy`, `free_energy` (eV, the same number), `energies` [N], `forces` [N, 3] eV/Å and, for
-    periodic systems with a volume, `stress` [6] eV/Å³ in ASE's Voigt order xx, yy, zz, yz, xz, xy. Errors are
+    periodic systems with a volume, `stress` [6] eV/Å³ in ASE's Voigt order xx, yy, zz, yz, xz, xy. Targets of the model
+    are in `results` under their names, as `Potential.predict` gives them; `dipole` [3] is a property of ASE, in the
+    unit of the labels (ASE's own is e Å). A model that was trained on targets alone has no other properties. Errors are
     EquijaxError: unknown elements, positions that are not finite, atoms in one place or flown away, and
     results that are not finite, naming the atom.
     """
@@ -63,6 +66,10 @@ class EquijaxCalculator(Calculator):
         if dtype not in (None, "float32", "float64"):
             raise EquijaxError(f"dtype is {dtype!r}; expected float32 or float64")
         self.dtype: DType = dtype or self.potential.dtype
+        if not self.potential.has_energy:
+            self.implemented_properties = []
+        if self.potential.has_dipole:
+            self.implemented_properties = [*self.implemented_properties, "dipole"]
         self._evaluator = Evaluator(self.potential, self.dtype, padding or PaddingPolicy(), max_shapes)
         self._list = SkinList(self.potential.cutoff, skin, self.potential.elements)
         self._relaxation_steps = 0
@@ -98,6 +105,10 @@ class EquijaxCalculator(Calculator):
         structure = Structure.from_ase(self.atoms)
         if len(structure) == 0:
             raise EquijaxError("the structure has no atoms")
+        if not self.potential.has_energy and set(properties) - set(self.implemented_properties):
+            raise PropertyNotImplementedError(
+                f"{', '.join(properties)}: this model was trained on {', '.join(self.potential.trained or ())} alone"
+            )
         if "stress" in properties and not self.potential.is_conservative:
             raise PropertyNotImplementedError("stress: this model predicts forces directly, it has no stress")
         if "stress" in properties and not has_stress(structure):
@@ -108,7 +119,11 @@ class EquijaxCalculator(Calculator):
         spare = spare_neighbors(structure, graph.max_neighbors)
         capacity = self._evaluator.capacity(graph.num_nodes, graph.max_neighbors, spare_neighbors=spare)
         padded = batch([graph], capacity, self.dtype)
-        output = self._evaluator.derivatives(padded, pad_vectors(padded, graph.receivers, graph.slots, vectors))
+        edges = pad_vectors(padded, graph.receivers, graph.slots, vectors)
+        if not self.potential.has_energy:
+            self.results = self._targets(self._evaluator.node_outputs(padded, edges), graph, structure)
+            return
+        output = self._evaluator.derivatives(padded, edges)
         size = graph.num_nodes
         interaction = output.node_energies[:size].astype(np.float64)
         forces = output.forces[:size].astype(np.float64)
@@ -116,10 +131,20 @@ class EquijaxCalculator(Calculator):
         energies = self.potential.isolated_energies(structure.atomic_numbers) + interaction
         energy = float(energies.sum())
         self.results = {"energy": energy, "free_energy": energy, "energies": energies, "forces": forces}
+        self.results |= self._targets(output, graph, structure)
         if output.stress is not None and has_stress(structure):
             self.results["stress"] = full_3x3_to_voigt_6_stress(output.stress[0].astype(np.float64))
         if self.dtype == "float32" and not self._warned:
             self._warn_about_float32(forces, system_changes, self.atoms.has("momenta"))
+
+    def _targets(self, output: Any, graph: StructureGraph, structure: Structure) -> dict[str, np.ndarray]:
+        found = {}
+        for name, config in self.potential.targets.items():
+            (value,) = unbatch_target(config, name, output.targets[name], [graph])
+            if not np.isfinite(value).all():
+                raise EquijaxError(f"{structure.where}: {name} is not finite; is the geometry reasonable?")
+            found[name] = cartesian_value(config, value.astype(np.float64))
+        return found
 
     def _check_finite(self, structure: Structure, energies: np.ndarray, forces: np.ndarray) -> None:
         bad = ~(np.isfinite(energies) & np.isfinite(forces).all(axis=1))

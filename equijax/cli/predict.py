@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from equijax.cli.evaluate import check_dtype
 from equijax.errors import located
+
+if TYPE_CHECKING:
+    from equijax.models.targets import TargetConfig
 
 
 def predict(
@@ -18,7 +22,7 @@ def predict(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file.")] = False,
     dtype: Annotated[str | None, typer.Option(help="float32 or float64.", show_default="the model's")] = None,
 ) -> None:
-    """Energies, forces and (for crystals) stress of structures, written as extended XYZ."""
+    """Energies, forces, (for crystals) stress and tensor targets of structures, written as extended XYZ."""
     import io
 
     import ase.io
@@ -36,15 +40,21 @@ def predict(
     require_healthy_backend()
     potential = load(model)
     images = read_images(structures)
-    frames = [_without_labels(image) for image in images]
-    has_stress = [potential.is_conservative and _has_stress(atoms) for atoms in frames]
+    frames = [_without_labels(image, potential.targets) for image in images]
+    of_energy = ("energy", "forces") if potential.has_energy else ()
+    has_stress = [bool(of_energy) and potential.is_conservative and _has_stress(atoms) for atoms in frames]
     for wanted_stress in (False, True):
         rows = [i for i, has in enumerate(has_stress) if has == wanted_stress]
-        properties = ("energy", "forces", "stress") if wanted_stress else ("energy", "forces")
+        properties = (*of_energy, *(("stress",) if wanted_stress else ()), *potential.targets)
         chosen = [frames[i] for i in rows]
         if not chosen:
             continue
         for i, result in zip(rows, potential.predict(chosen, properties, dtype=dtype)):
+            for name, config in potential.targets.items():
+                place = frames[i].arrays if config.per == "atom" else frames[i].info
+                place[name] = written(config, result[name])
+            if not of_energy:
+                continue
             values = {"energy": float(result["energy"]), "forces": result["forces"]}
             if wanted_stress:
                 stress = result["stress"]
@@ -74,13 +84,30 @@ def read_images(path: Path) -> list[Any]:
     return list(images)
 
 
-def _without_labels(atoms: Any) -> Any:
+def written(config: TargetConfig, value: Any) -> Any:
+    """A target as extended XYZ holds it, to be read as its label: a number, a vector, a matrix (for stiffness tensors
+    Voigt's 6 x 6), or a row per atom."""
+    import numpy as np
+
+    from equijax.irreps.voigt import to_voigt_matrix
+    from equijax.models.target_labels import has_minor_symmetry
+
+    array = np.asarray(value)
+    if config.per == "atom":
+        return array.reshape(len(array), -1)
+    tensor = config.cartesian
+    if config.per == "system" and tensor is not None and tensor.rank == 4 and has_minor_symmetry(tensor):
+        return to_voigt_matrix(array)
+    return float(array) if array.ndim == 0 else array
+
+
+def _without_labels(atoms: Any, targets: Collection[str]) -> Any:
     """The geometry alone: labels of the input must not be mistaken for predictions."""
     copy = atoms.copy()
     copy.calc = None
-    for name in ("forces", "force"):
+    for name in ("forces", "force", *targets):
         copy.arrays.pop(name, None)
-    for name in ("energy", "free_energy", "stress", "virial"):
+    for name in ("energy", "free_energy", "stress", "virial", *targets):
         copy.info.pop(name, None)
     return copy
 

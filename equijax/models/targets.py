@@ -122,6 +122,13 @@ class TargetStatistics:
         )
 
 
+def unit_statistics(config: TargetConfig, elements: Sequence[int]) -> TargetStatistics:
+    """Statistics with scales of 1 and without shifts."""
+    scalars = [block for block in config.components.blocks() if str(block.irrep) == "0e"]
+    zeros = (0.0,) * len(elements)
+    return TargetStatistics((1.0,) * len(config.components.blocks()), (zeros,) * len(scalars), (0.0,) * len(scalars))
+
+
 def target_statistics(
     config: TargetConfig,
     labels: Sequence[np.ndarray],

@@ -117,6 +117,8 @@ def describe(task: TrainingTask, trainer: Trainer, display: Display) -> None:
     if task.start is not None:
         for line in (*task.start.describe(), *task.start.energy_table(task.atomic_energies)):
             display.message(line)
+    for line in task.objective.describe(task):
+        display.message(line)
     params = trainer.state.all_params
     parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
     shapes = task.train.capacities

@@ -84,6 +84,9 @@ class Objective(Protocol):
     def summary(self, task: TrainingTask) -> dict[str, Any]:
         """Statistics that the model was built with, as JSON, for `data_summary.json`."""
 
+    def describe(self, task: TrainingTask) -> list[str]:
+        """Lines for the head of a run."""
+
     def one_line(self, metrics: dict[str, Any]) -> str:
         """The metrics of a set of structures, for the screen."""
 
@@ -171,7 +174,17 @@ class PotentialObjective:
             "avg_num_neighbors": statistics.avg_num_neighbors,
             "scale": statistics.scale,
             "shift": statistics.shift,
+            **({"targets": {n: s.to_json() for n, s in self.target_statistics.items()}} if self.targets else {}),
         }
+
+    def describe(self, task: TrainingTask) -> list[str]:
+        lines = [
+            f"target {name}: {config.components} per {config.per}, {config.form}"
+            for name, config in self.targets.items()
+        ]
+        if self.targets and not {"energy", "forces", "stress"} & set(task.observed):
+            lines.append("no energies or forces in the training data: atomic energies are zero, and none is learnt")
+        return lines
 
     def one_line(self, metrics: dict[str, Any]) -> str:
         return one_line(metrics, self.targets)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 from equijax.datasets.audit import Audit, audit
-from equijax.errors import EquijaxWarning
+from equijax.errors import EquijaxError, EquijaxWarning
 from equijax.models.contract import ModelStatistics
+from equijax.models.target_labels import target_readers
+from equijax.models.targets import TargetConfig, unit_statistics, with_targets
 from equijax.potential.potential import parameter_shapes
 from equijax.train.fine_tuning import StartingPoint, starting_point
 from equijax.train.optimizer import build_optimizer
@@ -44,7 +47,8 @@ def preview(experiment: Any) -> Preview:
     """Audit an experiment. Raises EquijaxError for whatever would stop its training before the first step."""
     start = starting_point(experiment)
     energies = None if start is None else start.energies
-    data = audit(experiment, energies)
+    readers = target_readers(experiment.targets)
+    data = audit(experiment, energies, readers)
     old_data = None
     task = None
     notes: list[str] = []
@@ -52,7 +56,7 @@ def preview(experiment: Any) -> Preview:
         if experiment.fine_tuning.replay is not None:
             old = experiment.model_copy(update={"dataset": experiment.fine_tuning.replay.dataset})
             # Its batches are those of the new frames, which hold the old ones as well.
-            old_data = dataclasses.replace(audit(old, energies), plans=[])
+            old_data = dataclasses.replace(audit(old, energies, readers), plans=[])
         known = {*data.warnings, *(old_data.warnings if old_data is not None else ())}
         task, doubts = _task(experiment, start)
         notes += [*start.describe(), *start.energy_table(task.atomic_energies)]
@@ -60,6 +64,7 @@ def preview(experiment: Any) -> Preview:
         if task.replay is not None:
             batches, shapes = len(task.train.plan(0)), len(task.train.capacities)
             notes += [task.replay.describe(), f"with replay: {batches} batches per epoch, {shapes} compilations"]
+    notes += describe_targets(experiment.targets, data)
     notes += _groups(experiment, start, data)
     if task is None:
         notes += [f"model: {limit}" for limit in experiment.model.limits()]
@@ -73,6 +78,23 @@ def _task(experiment: Any, start: StartingPoint) -> tuple[TrainingTask, list[str
     return task, [str(w.message) for w in caught if issubclass(w.category, EquijaxWarning)]
 
 
+def describe_targets(targets: Mapping[str, TargetConfig], data: Audit) -> list[str]:
+    """A line for every tensor target. Raises EquijaxError for one that no training frame has a label of."""
+    lines = []
+    for name, config in targets.items():
+        counts = {part: entry["labels"].get(name, 0) for part, entry in data.parts.items()}
+        if not counts["train"]:
+            raise EquijaxError(
+                f"targets.{name}: no training frame has this label; name it with dataset.keys: {{{name}: ...}}, or "
+                "remove the target"
+            )
+        labels = ", ".join(f"{part} {count}" for part, count in counts.items())
+        lines.append(f"target {name}: {config.components} per {config.per}, {config.form}; labelled frames: {labels}")
+    if targets and "energy" not in data.parts["train"]["labels"]:
+        lines.append("no training frame has an energy: atomic energies are zero, and none will be learnt")
+    return lines
+
+
 def _groups(experiment: Any, start: StartingPoint | None, data: Audit) -> list[str]:
     from ase.data import atomic_numbers
 
@@ -81,7 +103,9 @@ def _groups(experiment: Any, start: StartingPoint | None, data: Audit) -> list[s
         return []
     elements = tuple(sorted(atomic_numbers[symbol] for symbol in data.atomic_energies))
     statistics = ModelStatistics(elements, avg_num_neighbors=1.0) if start is None else start.potential.statistics
-    shapes = parameter_shapes(experiment.model.build(statistics))
+    # Statistics of labels do not change the shapes of parameters.
+    ones = {name: unit_statistics(config, elements) for name, config in experiment.targets.items()}
+    shapes = parameter_shapes(with_targets(experiment.model, experiment.targets, ones, statistics))
     factors = learning_rate_factors(training, shapes)
     build_optimizer(training.optimizer, trained_and_frozen(shapes, factors)[0], factors)
     return describe_groups(training, shapes)
