@@ -144,3 +144,9 @@ def test_springs_fade_out_smoothly(generators):
     assert np.abs(np.diff(value[:4]) / h).max() < 3e-4
     assert np.abs(np.diff(value[:4], n=2) / h**2).max() < 0.2
     assert generators.elastic.envelope(np.zeros(1)) == 1
+
+
+def test_readme_quotes_the_card():
+    text = (ELASTIC.parent / "README.md").read_text(encoding="utf-8")
+    for name, row in CARD["splits"].items():
+        assert f"| `{name}.xyz` | {row['frames']} | {row['nodes']} | {row['c11_c22_c33_mean']:.3f} |" in text

@@ -161,3 +161,12 @@ def test_no_geometry_twice(frames):
         distances = np.linalg.norm(x[:, None] - x, axis=-1)
         keys.append(tuple(np.round(np.sort(distances[np.triu_indices(len(x), 1)]), 4)))
     assert len(set(keys)) == len(keys)
+
+
+def test_readme_quotes_the_cards():
+    text = (HAMILTONIANS.parent / "README.md").read_text(encoding="utf-8")
+    for name, split in FILES:
+        row = CARDS[name]["splits"][split]
+        assert f"| `{name}_{split}.npz` | {row['frames']} |" in text
+        assert f"| {row['mae_of_minao_uEh']:.0f} |" in text
+        assert f"| {row['scf_cycles_mean']:.2f} ({row['scf_cycles_tight_mean']:.2f}) |" in text
