@@ -16,12 +16,17 @@ from equijax.cli import main as cli
 from equijax.weights import save_potential
 from tests.statics.pair_model import PairConfig, pair_potential
 
+POTENTIAL = pair_potential(0.8, kind="morse", cutoff=4.8, length=3.0)
+
 
 @pytest.fixture
 def model(tmp_path, monkeypatch):
+    """A model file, loaded as the one potential that keeps its compiled programs from command to command."""
     monkeypatch.setitem(equijax.MODELS, "pair", PairConfig)
-    potential = pair_potential(0.8, kind="morse", cutoff=4.8, length=3.0)
-    return str(save_potential(potential, tmp_path / "model.safetensors"))
+    path = save_potential(POTENTIAL, tmp_path / "model.safetensors")
+    assert equijax.load(path).model_config == POTENTIAL.model_config
+    monkeypatch.setattr("equijax.weights.load", lambda _: POTENTIAL, raising=False)
+    return str(path)
 
 
 def test_relax_writes_what_it_found_and_says_what_is_not_at_rest(model, tmp_path, capsys):

@@ -55,17 +55,17 @@ def by_ase(potential, atoms: Atoms, cell: bool = False, fmax: float = 1e-4, **op
     return atoms
 
 
-def test_a_molecule_ends_where_ase_ends():
+@pytest.mark.parametrize("method", ["lbfgs", pytest.param("fire", marks=pytest.mark.slow)])
+def test_a_molecule_ends_where_ase_ends(method):
     start = cluster()
     expected = by_ase(MORSE, start)
-    for method in ("lbfgs", "fire"):
-        found = relax(MORSE, start, fmax=1e-4, method=method, max_steps=1000)
-        assert found.converged, found.message
-        assert found.steps > 5
-        assert found.atoms.get_potential_energy() == pytest.approx(expected.get_potential_energy(), abs=1e-6)
-        np.testing.assert_allclose(found.atoms.get_all_distances(), expected.get_all_distances(), atol=2e-3)
-        assert np.linalg.norm(found.atoms.get_forces(), axis=1).max() == pytest.approx(found.max_force)
-        assert found.max_force <= 1e-4
+    found = relax(MORSE, start, fmax=1e-4, method=method, max_steps=1000)
+    assert found.converged, found.message
+    assert found.steps > 5
+    assert found.atoms.get_potential_energy() == pytest.approx(expected.get_potential_energy(), abs=1e-6)
+    np.testing.assert_allclose(found.atoms.get_all_distances(), expected.get_all_distances(), atol=2e-3)
+    assert np.linalg.norm(found.atoms.get_forces(), axis=1).max() == pytest.approx(found.max_force)
+    assert found.max_force <= 1e-4
     assert "stress" not in found.atoms.calc.results
 
 
