@@ -54,6 +54,10 @@ class ToyConfig(pydantic.BaseModel):
     is_conservative: ClassVar[bool] = True
     is_o3: ClassVar[bool] = True
 
+    @property
+    def feature_irreps(self) -> str:
+        return f"{self.channels}x0e"
+
     def limits(self) -> tuple[str, ...]:
         return ()
 

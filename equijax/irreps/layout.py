@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +44,15 @@ class FeatureIrreps:
 
     def __str__(self) -> str:
         return "+".join(f"{self.channels}x{irrep_name(l)}" for l in range(self.lmax + 1))
+
+
+def layered(channels: int, lmaxs: Iterable[int]) -> str:
+    """The features of several layers side by side, each with all degrees up to its own.
+
+    >>> layered(8, (1, 0))
+    '8x0e+8x1o+8x0e'
+    """
+    return "+".join(str(FeatureIrreps(channels, lmax)) for lmax in lmaxs)
 
 
 def parse_feature_irreps(text: str) -> FeatureIrreps:

@@ -53,6 +53,10 @@ class ModelConfig(Protocol):
         """Forces are minus the gradient of the energy; otherwise the model predicts them directly."""
 
     @property
+    def feature_irreps(self) -> str:
+        """What `node_features` are, such as 64x0e+64x1o+64x0e, in their order. Without `is_o3` only degrees count."""
+
+    @property
     def is_o3(self) -> bool:
         """Energies and forces respect inversion; otherwise proper rotations only."""
 

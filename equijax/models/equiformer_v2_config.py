@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import pydantic
 
 from equijax.config.base import StrictModel
+from equijax.irreps.layout import layered
 from equijax.models.contract import ModelStatistics
 from equijax.models.products import bind_quietly, missing_couplings, product_by_name
 from equijax.nn.graph_attention import Attention
@@ -130,6 +131,10 @@ class EquiformerV2Config(StrictModel):
     @property
     def is_conservative(self) -> bool:
         return self.forces == "gradient"
+
+    @property
+    def feature_irreps(self) -> str:
+        return layered(self.channels, (self.lmax, 0) if self.is_conservative else (self.lmax,))
 
     @property
     def is_o3(self) -> bool:

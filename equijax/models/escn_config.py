@@ -8,6 +8,7 @@ import jax
 import pydantic
 
 from equijax.config.base import StrictModel, spelt_out
+from equijax.irreps.layout import layered
 from equijax.models.contract import ModelStatistics
 from equijax.models.products import missing_couplings, product_by_name
 from equijax.nn.edge_frame import Parts, m_primary_rows, split_parts, stack_parts
@@ -168,6 +169,12 @@ class ESCNConfig(StrictModel):
     @property
     def is_conservative(self) -> bool:
         return isinstance(self.forces, GradientForces)
+
+    @property
+    def feature_irreps(self) -> str:
+        return layered(
+            self.channels, [self.lmax] * (self.num_layers > self.is_conservative) + [0] * self.is_conservative
+        )
 
     @property
     def is_o3(self) -> bool:

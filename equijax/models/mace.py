@@ -17,7 +17,7 @@ import pydantic
 from equijax.config.base import StrictModel
 from equijax.errors import EquijaxError
 from equijax.graph.atom_graph import AtomGraph
-from equijax.irreps.layout import FeatureIrreps, irrep_name, parse_feature_irreps, to_mul_ir
+from equijax.irreps.layout import FeatureIrreps, irrep_name, layered, parse_feature_irreps, to_mul_ir
 from equijax.irreps.spherical_harmonics import spherical_harmonics
 from equijax.models.contract import ModelStatistics, NodeOutputs
 from equijax.models.products import missing_couplings, product_by_name
@@ -110,6 +110,10 @@ class MACEConfig(StrictModel):
     @property
     def is_conservative(self) -> bool:
         return True
+
+    @property
+    def feature_irreps(self) -> str:
+        return layered(self.hidden.channels, [*[self.hidden.lmax] * (self.num_layers - 1), 0])
 
     @property
     def is_o3(self) -> bool:

@@ -103,7 +103,8 @@ class TargetStatistics:
 
     `scales`: root mean square of the components of every copy of an irrep, after the shifts. `shifts` [copies of 0e,
     elements]: what every element adds to these scalars (or, of an intensive target, their mean over the atoms); zero
-    for forms other than direct and for pairs. `means`: mean of the labels in every copy of 0e.
+    for pairs and for forms other than direct and field. `means`: mean of the labels in every copy of 0e, per atom for a
+    positive form that is a sum over atoms.
     """
 
     scales: tuple[float, ...]
@@ -151,12 +152,14 @@ def target_statistics(
             continue
         column = rows[:, block.columns.start]
         mean = float(column.mean())
+        if config.form in ("square", "exponential") and config.reduce == "sum":
+            mean = float(column.sum() / sum(len(numbers) for numbers in atomic_numbers))
         shift = np.zeros(len(elements))
         if composition is not None:
             shift = np.linalg.lstsq(composition, column, rcond=None)[0]
             rest[:, block.columns.start] -= composition @ shift
         elif config.per == "system":
-            rest[:, block.columns.start] -= mean
+            rest[:, block.columns.start] -= column.mean()
         shifts.append(tuple(map(float, shift)))
         means.append(mean)
     whole = float(np.sqrt(np.mean(rest**2)))
@@ -174,7 +177,7 @@ def _composition(
     config: TargetConfig, labels: Sequence[np.ndarray], atomic_numbers: Sequence[np.ndarray], elements: Sequence[int]
 ) -> np.ndarray | None:
     """How much of every element's shift is in every row of the labels; None where there are no shifts."""
-    if config.form != "direct" or config.per == "pair":
+    if config.form not in ("direct", "field") or config.per == "pair":
         return None
     counts = [(np.asarray(numbers)[:, None] == np.asarray(elements)).astype(np.float64) for numbers in atomic_numbers]
     if config.per == "atom":
@@ -192,6 +195,6 @@ def with_targets(
     own; without targets the module of the model."""
     if not targets:
         return model.build(statistics)
-    from equijax.models.heads import build_with_heads
+    from equijax.models.heads import WithTargets
 
-    return build_with_heads(model, targets, statistics_of_targets, statistics)
+    return WithTargets(model, dict(targets), dict(statistics_of_targets), statistics)

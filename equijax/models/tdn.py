@@ -21,7 +21,7 @@ from equijax.config.base import StrictModel
 from equijax.errors import EquijaxError
 from equijax.graph.atom_graph import AtomGraph
 from equijax.graph.neighbor_gather import gather_senders
-from equijax.irreps.layout import to_mul_ir
+from equijax.irreps.layout import layered, to_mul_ir
 from equijax.irreps.spherical_harmonics import spherical_harmonics
 from equijax.models.contract import ModelStatistics, NodeOutputs
 from equijax.models.products import bind_quietly, missing_couplings, product_by_name
@@ -92,6 +92,12 @@ class TDNConfig(StrictModel):
     @property
     def is_conservative(self) -> bool:
         return self.forces == "gradient"
+
+    @property
+    def feature_irreps(self) -> str:
+        return layered(
+            self.channels, [self.lmax] * (self.num_layers - self.is_conservative) + [0] * self.is_conservative
+        )
 
     @property
     def is_o3(self) -> bool:

@@ -20,7 +20,7 @@ from equijax.config.base import StrictModel
 from equijax.graph.atom_graph import AtomGraph
 from equijax.graph.neighbor_gather import gather_senders
 from equijax.graph.neighbor_pairs import PAIR_ROWS, NeighborPairs, collect, pairs_of, spread
-from equijax.irreps.layout import degree_slice, to_mul_ir
+from equijax.irreps.layout import degree_slice, layered, to_mul_ir
 from equijax.models.contract import ModelStatistics, NodeOutputs
 from equijax.models.reference import relative_to_isolated
 from equijax.nn.convolution import over_receivers
@@ -68,6 +68,10 @@ class TensorNetConfig(StrictModel):
     @property
     def is_conservative(self) -> bool:
         return True
+
+    @property
+    def feature_irreps(self) -> str:
+        return layered(self.channels, [2] * (self.num_layers + 1))
 
     @property
     def is_o3(self) -> bool:

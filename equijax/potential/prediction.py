@@ -40,6 +40,15 @@ def predict(
                 frame=structure.frame,
                 key="stress",
             )
+        of_charges = [name for name, c in potential.targets.items() if c.form == "charges_and_dipoles"]
+        asked = {"dipole" if name == "born_charges" else name for name in properties}
+        if any(structure.pbc) and asked.intersection(of_charges):
+            raise located(
+                "has no dipole of charges: it is periodic",
+                file=structure.file,
+                frame=structure.frame,
+                key=of_charges[0],
+            )
         if "elastic_constants" in properties and not (all(structure.pbc) and structure.volume > 1e-9):
             raise located(
                 "has no elastic constants: it is not periodic in three directions or its cell has no volume",

@@ -28,7 +28,7 @@ from equijax.train.objective import Objective, PotentialObjective
 from equijax.train.observed import observed_labels, refuse_stress_of_direct_forces
 from equijax.train.progress import Progress
 from equijax.train.replay import Replay, epoch_selection, frames_in_epoch, weighted
-from equijax.train.target_setup import refuse_missing_targets, statistics_of_targets
+from equijax.train.target_setup import refuse_missing_targets, refuse_periodic_dipoles, statistics_of_targets
 from equijax.weights.model_file import flatten_parameters, nest_parameters
 
 
@@ -102,6 +102,7 @@ def task_from_dataset(
             raise EquijaxError(f"dataset.{name}: there are no frames; training needs at least one")
     targets = experiment.targets
     refuse_missing_targets(targets, dataset.train)
+    refuse_periodic_dipoles(targets, [*dataset.train, *dataset.valid])
     everything = (*dataset.train, *(old_dataset.train if old_dataset is not None else ()))
     present = {label for structure in everything for label in structure.labels}
     training: TrainingConfig = experiment.training.for_labels(targets, present)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from equijax.errors import EquijaxError
+from equijax.errors import EquijaxError, located
 from equijax.models.targets import TargetConfig, TargetStatistics, target_statistics
 from equijax.structure import Structure
 from equijax.train.fine_tuning import StartingPoint
@@ -19,6 +19,20 @@ def refuse_missing_targets(targets: Mapping[str, TargetConfig], train: Sequence[
                 f"targets.{name}: no training frame has this label; found {', '.join(found) or 'no labels'}; name it "
                 f"with dataset.keys: {{{name}: ...}}, or remove the target"
             )
+
+
+def refuse_periodic_dipoles(targets: Mapping[str, TargetConfig], structures: Iterable[Structure]) -> None:
+    """EquijaxError for a periodic frame with a label of a dipole made of charges, which has no value in a crystal."""
+    for name, config in targets.items():
+        for structure in structures if config.form == "charges_and_dipoles" else ():
+            if any(structure.pbc) and name in structure.labels:
+                raise located(
+                    "a dipole of charges is not defined in a periodic structure",
+                    file=structure.file,
+                    frame=structure.frame,
+                    key=f"targets.{name}.form",
+                    fix="use molecules, or form: direct",
+                )
 
 
 def statistics_of_targets(
