@@ -30,7 +30,7 @@ def average(
     from equijax.doctor import require_healthy_backend
     from equijax.md.tensor_average import tensor_average
     from equijax.structure import Structure
-    from equijax.weights import load
+    from equijax.weights import load_potential as load
     from equijax.weights.atomic_file import write_atomically
 
     check_dtype(dtype)

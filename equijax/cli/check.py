@@ -36,13 +36,22 @@ def _check_experiment(path: Path, overrides: list[str], json_file: Path | None) 
 def _check_model(path: Path, json_file: Path | None) -> None:
     import dataclasses
 
+    from equijax.cli.hamiltonians import check_hamiltonian_model
     from equijax.doctor import require_healthy_backend
+    from equijax.hamiltonians.model import HamiltonianModel
     from equijax.model_check import check_potential
     from equijax.weights import load
 
     require_healthy_backend()
     potential = load(path)
     typer.echo(repr(potential))
+    if isinstance(potential, HamiltonianModel):
+        lines, entries, passed = check_hamiltonian_model(potential)
+        typer.echo("\n".join(lines))
+        _write_json({"checks": entries}, json_file)
+        if not passed:
+            raise typer.Exit(1)
+        return
     checks = check_potential(potential)
     for entry in checks:
         verdict = "ok  " if entry.passed else "FAIL"

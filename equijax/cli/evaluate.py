@@ -26,7 +26,7 @@ UnitsOption = Annotated[
 
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Model file (.safetensors).")],
-    data: Annotated[Path, typer.Argument(help="Labelled structures: extxyz, ASE db, npz, HDF5.")],
+    data: Annotated[Path, typer.Argument(help="Labelled structures: extxyz, ASE db, npz, HDF5; or Hamiltonians.")],
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the errors to this file; - is stdout.")
     ] = None,
@@ -39,13 +39,21 @@ def evaluate(
     dtype: Annotated[str | None, typer.Option(help="float32 or float64.", show_default="the model's")] = None,
 ) -> None:
     """Errors of a model on labelled structures."""
+    from equijax.cli.hamiltonians import evaluate_hamiltonian_model
     from equijax.doctor import require_healthy_backend
+    from equijax.hamiltonians.model import HamiltonianModel
     from equijax.train.evaluate import evaluate as run
     from equijax.weights import load
 
     check_dtype(dtype)
     require_healthy_backend()
     potential = load(model)
+    if isinstance(potential, HamiltonianModel):
+        for option, given in (("--key", key), ("--unit", unit), ("--stress-sign", stress_sign != 1)):
+            if given:
+                raise located("files of Hamiltonians have no use for it", key=option, fix="leave it out")
+        evaluate_hamiltonian_model(potential, data, json_file, output, dtype)
+        return
     structures = read_labelled(data, key, unit, stress_sign, potential.targets)
     result = run(potential, structures, dtype)  # type: ignore[arg-type]
     text = json.dumps(result.metrics, indent=1, allow_nan=False)

@@ -19,6 +19,7 @@ from equijax.cli import (
     predict,
     reference,
     relax,
+    scf,
     second_derivatives,
     train,
 )
@@ -41,6 +42,7 @@ app.command()(evaluate.evaluate)
 app.command()(predict.predict)
 app.command()(md.md)
 app.command()(average.average)
+app.command()(scf.scf)
 app.command()(relax.relax)
 app.command()(second_derivatives.hessian)
 app.command()(second_derivatives.phonons)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def predict(
     model: Annotated[Path, typer.Argument(help="Model file (.safetensors).")],
     structures: Annotated[Path, typer.Argument(help="Structures in any format that ASE reads.")],
-    output: Annotated[Path, typer.Option(help="File to write: extended XYZ.")],
+    output: Annotated[Path, typer.Option(help="File to write: extended XYZ, or .npz for Hamiltonians.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file.")] = False,
     dtype: Annotated[str | None, typer.Option(help="float32 or float64.", show_default="the model's")] = None,
 ) -> None:
@@ -28,17 +28,24 @@ def predict(
     import ase.io
     from ase.calculators.singlepoint import SinglePointCalculator
 
+    from equijax.cli.hamiltonians import predict_with_hamiltonian_model
     from equijax.doctor import require_healthy_backend
-    from equijax.weights import load
+    from equijax.weights import load_potential
     from equijax.weights.atomic_file import write_atomically
+    from equijax.weights.hamiltonian_file import load_hamiltonian_model
+    from equijax.weights.model_file import model_kind
 
     check_dtype(dtype)
+    if model_kind(model) == "hamiltonian":
+        require_healthy_backend()
+        predict_with_hamiltonian_model(load_hamiltonian_model(model), structures, output, overwrite, dtype)
+        return
     if output.suffix not in (".xyz", ".extxyz"):
         raise located("is not an extended XYZ file", file=output, key="--output", expected="a name ending in .xyz")
     if output.exists() and not overwrite:
         raise located("exists already", file=output, key="--output", fix="choose another name or add --overwrite")
     require_healthy_backend()
-    potential = load(model)
+    potential = load_potential(model)
     images = read_images(structures)
     frames = [_without_labels(image, potential.targets) for image in images]
     of_energy = ("energy", "forces") if potential.has_energy else ()

@@ -36,7 +36,7 @@ def relax(
 
     from equijax.doctor import require_healthy_backend
     from equijax.statics import relax as relax_structures
-    from equijax.weights import load
+    from equijax.weights import load_potential as load
 
     require_healthy_backend()
     potential = load(model)

@@ -199,7 +199,7 @@ def _write_json(output: Path, found: Any, moduli: dict[str, float], atoms: Any) 
 
 def _load(model: Path) -> Any:
     from equijax.doctor import require_healthy_backend
-    from equijax.weights import load
+    from equijax.weights import load_potential as load
 
     require_healthy_backend()
     return load(model)

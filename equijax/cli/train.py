@@ -116,5 +116,5 @@ def remove_run(directory: Path) -> None:
                 shutil.rmtree(directory / name)
         names = ("config.yaml", "metrics.jsonl", "model.safetensors", "test_metrics.json", "report.html")
         files = [directory / name for name in (*names, "data_summary.json", "worst_frames.xyz", "curves.png")]
-        for path in (*files, *directory.glob("predictions_*.npz")):
+        for path in (*files, *directory.glob("hamiltonians_*.npz"), *directory.glob("predictions_*.npz")):
             path.unlink(missing_ok=True)

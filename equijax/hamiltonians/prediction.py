@@ -39,7 +39,7 @@ def predict(
 
 def refuse(model: HamiltonianModel, structure: Structure) -> None:
     """Raise EquijaxError for what no Hamiltonian can be predicted for."""
-    place = {"file": structure.file, "frame": structure.frame}
+    place: dict[str, Any] = {"file": structure.file, "frame": structure.frame}
     if len(structure) == 0:
         raise located("has no atoms", **place)
     if any(structure.pbc):

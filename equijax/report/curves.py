@@ -19,6 +19,9 @@ _PANELS = (
     ("Energy per atom", "energy_rmse_per_atom", 1e3, "RMSE (meV/atom)"),
     ("Forces", "forces_rmse", 1e3, "RMSE (meV/Å)"),
     ("Stress", "stress_rmse", 1e3, "RMSE (meV/Å³)"),
+    ("Hamiltonian", "hamiltonian_mae", 1.0, "MAE (µEh)"),
+    ("Hamiltonian, same atom", "hamiltonian_mae_diagonal", 1.0, "MAE (µEh)"),
+    ("Hamiltonian, two atoms", "hamiltonian_mae_off_diagonal", 1.0, "MAE (µEh)"),
 )
 
 

@@ -15,6 +15,7 @@ from equijax.report.errors import (
     worst_frames,
     write_worst_frames,
 )
+from equijax.report.hamiltonians import hamiltonian_sections
 from equijax.report.page import Page, shown
 from equijax.report.parity import parity_plot
 from equijax.report.run_files import RunFiles, read_run
@@ -51,6 +52,7 @@ def write_report(directory: str | Path) -> Path:
         )
     _headline(page, run)
     _accuracy(page, run)
+    hamiltonian_sections(page, run.directory, run.test_metrics)
     target_section(page, run)
     _curves(page, run)
     _parity(page, run)
@@ -131,7 +133,7 @@ def _accuracy(page: Page, run: RunFiles) -> None:
         return
     rows = []
     for name, metrics in run.test_metrics.items():
-        if isinstance(metrics, dict) and "n_structures" in metrics:
+        if isinstance(metrics, dict) and "n_structures" in metrics and "hamiltonian" not in metrics:
             energy, forces, stress = (metrics.get(key, {}) for key in ("energy", "forces", "stress"))
             values = (energy.get("rmse_per_atom"), energy.get("mae_per_atom"), forces.get("rmse"), forces.get("mae"),
                       None, stress.get("rmse"))  # fmt: skip

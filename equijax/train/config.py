@@ -187,7 +187,8 @@ class LossConfig(StrictModel):
     def of(cls, terms: Mapping[str, AnyTerm]) -> LossConfig:
         """The loss with exactly these terms."""
         own: dict[str, Any] = {name: terms.get(name) for name in _OWN_TERMS}
-        return cls(**own, targets={name: term for name, term in terms.items() if name not in own})  # type: ignore[arg-type]
+        targets: dict[str, Any] = {name: term for name, term in terms.items() if name not in own}
+        return cls(**own, targets=targets)
 
     def for_labels(self, targets: Iterable[str], present: Collection[str]) -> LossConfig:
         """The loss with a term for every one of `targets`. With targets, the default terms of energy and forces are

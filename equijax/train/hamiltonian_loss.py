@@ -33,7 +33,7 @@ def hamiltonian_sums(prediction: HamiltonianBlocks, batch: HamiltonianBatch, los
     for label in loss.active:
         term = loss.terms[label]
         if isinstance(term, HamiltonianTerm):
-            sums["hamiltonian_loss"] = sum(jnp.sum(_penalty(term, error)) for error, _ in parts.values())
+            sums["hamiltonian_loss"] = jnp.sum(_penalty(term, errors.atoms)) + jnp.sum(_penalty(term, errors.pairs))
             sums["hamiltonian_count"] = sums["atoms_number"] + sums["pairs_number"]
         elif isinstance(term, WavefunctionTerm):
             assert batch.orbitals is not None
@@ -65,8 +65,8 @@ def wavefunction_penalty(
     """[G]: what the error E of every matrix does to the reference's orbitals C (WALoss, arXiv 2502.19227).
 
     orbitals: mean over a of W_aa² plus mean over a ≠ b of W_ab², W = C^T E C in kcal/mol; projection: mean of
-    (100 E C)², in Hartree; both: their sum. An orbital up to the LUMO counts `frontier_weight` times, an element of W as
-    the mean of its two. C is data: no gradient passes through an eigenvalue problem.
+    (100 E C)², in Hartree; both: their sum. An orbital up to the LUMO counts `frontier_weight` times, an element of W
+    as the mean of its two. C is data: no gradient passes through an eigenvalue problem.
     """
     graph, pairs = batch.graph, batch.pairs
     coefficients = jnp.asarray(orbitals.coefficients)

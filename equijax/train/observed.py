@@ -8,7 +8,7 @@ from typing import Any
 
 from equijax.errors import EquijaxError, EquijaxWarning
 from equijax.train.batches import LabelledFrame, label_counts
-from equijax.train.config import EnergyTerm, HamiltonianTerm, LossConfig, LossTerm, TargetTerm, TrainingConfig
+from equijax.train.config import AnyTerm, EnergyTerm, HamiltonianTerm, LossConfig, LossTerm, TargetTerm, TrainingConfig
 
 
 def refuse_stress_of_direct_forces(experiment: Any) -> None:
@@ -75,7 +75,12 @@ def computed_loss(loss: LossConfig, observed: tuple[str, ...]) -> LossConfig:
 def measured_loss(loss: LossConfig, observed: tuple[str, ...]) -> LossConfig:
     """`computed_loss` with the labels that are not trained on added, so that validation reports them."""
     terms = computed_loss(loss, observed).terms
-    defaults = {"energy": EnergyTerm(), "forces": LossTerm(), "stress": LossTerm(), "hamiltonian": HamiltonianTerm()}
+    defaults: dict[str, AnyTerm] = {
+        "energy": EnergyTerm(),
+        "forces": LossTerm(),
+        "stress": LossTerm(),
+        "hamiltonian": HamiltonianTerm(),
+    }
     missing = [name for name in observed if name not in terms and name != "wavefunction"]  # no error of its own
-    others = {name: defaults.get(name, TargetTerm()) for name in missing}
+    others: dict[str, AnyTerm] = {name: defaults.get(name, TargetTerm()) for name in missing}
     return LossConfig.of({**terms, **others})

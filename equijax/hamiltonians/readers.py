@@ -1,0 +1,41 @@
+"""Reads Hamiltonian data sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from equijax.structure import Structure
+
+
+def read_hamiltonians(path: str | Path) -> list[Structure]:
+    """All molecules of a file."""
+    with np.load(path) as archive:
+        a = {key: archive[key] for key in archive}
+    frames, atom, start = [], 0, 0
+    for m, (n, nao) in enumerate(zip(a["num_atoms"], a["num_orbitals"])):
+        size = nao * (nao + 1) // 2
+        labels = {}
+        for name in ("hamiltonian", "overlap", "initial_hamiltonian"):
+            matrix = np.zeros((nao, nao))
+            rows, columns = np.triu_indices(nao)
+            matrix[rows, columns] = a[name][start : start + size]
+            matrix[columns, rows] = matrix[rows, columns]
+            labels[name] = matrix
+        frames.append(
+            Structure(
+                a["atomic_numbers"][atom : atom + n].astype(np.int64),
+                a["positions"][atom : atom + n],
+                labels=labels,
+                info={
+                    "basis": str(a["basis"]),
+                    "functional": str(a["functional"]),
+                    "scf_cycles": int(a["scf_cycles"][m]),
+                },
+                file=str(path),
+                frame=m,
+            )
+        )
+        atom, start = atom + n, start + size
+    return frames
