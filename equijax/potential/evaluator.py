@@ -67,7 +67,7 @@ class Evaluator:
         def run(params: Any, graph: AtomGraph, vectors: jax.Array) -> Any:
             return derivatives.target_gradient(self.potential.module, params, graph, vectors, name)
 
-        return self._call(f"gradient of {name}", run, graph, vectors)
+        return self.call(f"gradient of {name}", run, graph, vectors)
 
     def hvps(self, graph: AtomGraph, vectors: np.ndarray, directions: np.ndarray) -> np.ndarray:
         """Hessian times each of `directions` [B, N, 3], [B, N, 3]; B is part of the compiled shape."""
