@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
 
+from equijax.errors import located
 from equijax.structure import Structure
 
 
 def read_hamiltonians(path: str | Path) -> list[Structure]:
     """All molecules of a file."""
-    with np.load(path) as archive:
-        a = {key: archive[key] for key in archive}
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            a = {key: archive[key] for key in archive}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, TypeError) as error:
+        raise located("is not a file of Hamiltonians", file=path, expected="an .npz of plain arrays") from error
     frames, atom, start = [], 0, 0
     for m, (n, nao) in enumerate(zip(a["num_atoms"], a["num_orbitals"])):
         size = nao * (nao + 1) // 2

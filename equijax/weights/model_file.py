@@ -226,9 +226,9 @@ def _build(description: dict[str, Any], tensors: dict[str, np.ndarray], path: Pa
 
     check_integers(description.get("model"), path)
     try:
+        config = model_config(description["model"], path)
         if description["units"] != UNITS:
             raise located(f"is {description['units']}", file=path, key="units", expected=str(UNITS))
-        config = model_config(description["model"], path)
         elements = tuple(atomic_numbers[symbol] for symbol in description["elements"])
         atomic_energies = {
             atomic_numbers[symbol]: float(energy) for symbol, energy in description["atomic_energies"].items()
