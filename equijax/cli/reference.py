@@ -54,12 +54,14 @@ def template_text(model: str) -> str:
     from equijax.config.template import commented_yaml
     from equijax.config.yaml import validate
     from equijax.experiment import ExperimentConfig
-    from equijax.models import MODELS
+    from equijax.models import HAMILTONIAN_MODELS, MODELS
 
-    if model not in MODELS:
-        raise EquijaxError(f"there is no model '{model}'; {did_you_mean(model, MODELS)}")
+    known = {**MODELS, **HAMILTONIAN_MODELS}
+    if model not in known:
+        raise EquijaxError(f"there is no model '{model}'; {did_you_mean(model, known)}")
+    kind = "npz" if model in HAMILTONIAN_MODELS else "xyz"
     example = {
-        "dataset": {"train": "train.xyz", "valid": {"fraction": 0.1}, "test": {"test": "test.xyz"}},
+        "dataset": {"train": f"train.{kind}", "valid": {"fraction": 0.1}, "test": {"test": f"test.{kind}"}},
         "model": {"name": model},
     }
     header = (

@@ -201,12 +201,12 @@ class LossConfig(StrictModel):
 
     def for_hamiltonians(self) -> LossConfig:
         """The loss of a model of Hamiltonians. Raises ValueError for terms that such a model has nothing for."""
-        asked = [
-            name for name in ("energy", "forces", "stress") if name in self.model_fields_set and name in self.terms
-        ]
+        fields = type(self).model_fields
+        # The defaults of the other models may be written out, as they are in the config.yaml of a run.
+        asked = [n for n in ("energy", "forces", "stress") if n in self.terms and self.terms[n] != fields[n].default]
         for name in [*asked, *(f"targets.{name}" for name in self.targets)]:
             raise ValueError(f"{name}: a model of Hamiltonians does not predict it; remove the term")
-        terms: dict[str, AnyTerm] = {} if "hamiltonian" in self.model_fields_set else {"hamiltonian": HamiltonianTerm()}
+        terms: dict[str, AnyTerm] = {"hamiltonian": HamiltonianTerm()}
         terms |= {name: term for name, term in self.terms.items() if name in ("hamiltonian", "wavefunction")}
         if not any(term.weight > 0 for term in terms.values()):
             raise ValueError("all weights are zero")

@@ -14,6 +14,8 @@ from equijax.models.target_labels import target_readers
 from equijax.models.targets import TargetConfig, unit_statistics, with_targets
 from equijax.potential.potential import parameter_shapes
 from equijax.train.fine_tuning import StartingPoint, starting_point
+from equijax.train.hamiltonian_preview import HamiltonianPreview, hamiltonian_preview
+from equijax.train.hamiltonian_setup import predicts_hamiltonians
 from equijax.train.optimizer import build_optimizer
 from equijax.train.parameter_groups import describe_groups, learning_rate_factors, trained_and_frozen
 from equijax.train.setup import TrainingTask, build_task, provenance
@@ -43,8 +45,10 @@ class Preview:
         return report
 
 
-def preview(experiment: Any) -> Preview:
+def preview(experiment: Any) -> Preview | HamiltonianPreview:
     """Audit an experiment. Raises EquijaxError for whatever would stop its training before the first step."""
+    if predicts_hamiltonians(experiment.model):
+        return hamiltonian_preview(experiment)
     start = starting_point(experiment)
     energies = None if start is None else start.energies
     readers = target_readers(experiment.targets)

@@ -103,7 +103,7 @@ def test_terms_of_other_models_are_refused():
     with pytest.raises(ValueError, match="forces: a model of Hamiltonians does not predict it"):
         LossConfig(forces=LossTerm()).for_hamiltonians()
     with pytest.raises(ValueError, match="all weights are zero"):
-        LossConfig(hamiltonian=None).for_hamiltonians()
+        LossConfig(hamiltonian=HamiltonianTerm(weight=0)).for_hamiltonians()
     assert LossConfig().for_hamiltonians().active == ("hamiltonian",)
     both = LossConfig(wavefunction=WavefunctionTerm(weight=0.1)).for_hamiltonians()
     assert both.active == ("hamiltonian", "wavefunction")
