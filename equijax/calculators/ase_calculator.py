@@ -58,10 +58,12 @@ class EquijaxCalculator(Calculator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if not isinstance(potential, Potential):
+        if isinstance(potential, str | Path):
             from equijax.weights.model_file import load_potential
 
             potential = load_potential(potential)
+        if not isinstance(potential, Potential):
+            raise EquijaxError(f"a calculator needs a potential; a {type(potential).__name__} has no energies")
         self.potential: Potential = potential
         if dtype not in (None, "float32", "float64"):
             raise EquijaxError(f"dtype is {dtype!r}; expected float32 or float64")

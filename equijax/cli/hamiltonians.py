@@ -109,16 +109,12 @@ def _named(structure: Structure, path: Path, frame: int) -> Structure:
     return dataclasses.replace(structure, file=str(path), frame=frame)
 
 
-def predict_with_hamiltonian_model(
-    model: HamiltonianModel, structures: Path, output: Path, overwrite: bool, dtype: Any
-) -> None:
+def predict_with_hamiltonian_model(model: HamiltonianModel, structures: Path, output: Path, dtype: Any) -> None:
     """Write H, S, orbital energies, HOMO, LUMO, gap and, with PySCF, dipoles of all structures to a .npz file."""
     from equijax.weights.atomic_file import write_atomically
 
     if output.suffix != ".npz":
         raise located("is not a name for Hamiltonians", file=output, key="--output", expected="a name ending in .npz")
-    if output.exists() and not overwrite:
-        raise located("exists already", file=output, key="--output", fix="choose another name or add --overwrite")
     frames = molecules(structures)
     properties = ["hamiltonian", "overlap", "orbital_energies", "homo", "lumo", "gap"]
     if has_pyscf():

@@ -36,15 +36,21 @@ def predict(
     from equijax.weights.model_file import model_kind
 
     check_dtype(dtype)
-    if model_kind(model) == "hamiltonian":
-        require_healthy_backend()
-        predict_with_hamiltonian_model(load_hamiltonian_model(model), structures, output, overwrite, dtype)
-        return
-    if output.suffix not in (".xyz", ".extxyz"):
-        raise located("is not an extended XYZ file", file=output, key="--output", expected="a name ending in .xyz")
+    if output.suffix not in (".xyz", ".extxyz", ".npz"):
+        raise located(
+            "is neither extended XYZ nor a file of Hamiltonians",
+            file=output,
+            key="--output",
+            expected="a name ending in .xyz, or in .npz for Hamiltonians",
+        )
     if output.exists() and not overwrite:
         raise located("exists already", file=output, key="--output", fix="choose another name or add --overwrite")
     require_healthy_backend()
+    if model_kind(model) == "hamiltonian":
+        predict_with_hamiltonian_model(load_hamiltonian_model(model), structures, output, dtype)
+        return
+    if output.suffix == ".npz":
+        raise located("is not an extended XYZ file", file=output, key="--output", expected="a name ending in .xyz")
     potential = load_potential(model)
     images = read_images(structures)
     frames = [_without_labels(image, potential.targets) for image in images]

@@ -11,9 +11,8 @@ import numpy as np
 
 from equijax.errors import EquijaxError, did_you_mean
 from equijax.orbitals.layout import LAYOUTS, OrbitalLayout
-from equijax.potential.potential import as_structure, two_atom_graph
+from equijax.potential.potential import as_structure, compare_parameters, count_parameters, two_atom_graph
 from equijax.precision import DType, precision
-from equijax.structure import Structure
 
 if TYPE_CHECKING:
     from equijax.graph.padding import PaddingPolicy
@@ -78,7 +77,7 @@ class HamiltonianModel:
 
     @property
     def num_parameters(self) -> int:
-        return sum(np.size(tensor) for tensor in flat(self.params).values())
+        return count_parameters(self.params)
 
     def __repr__(self) -> str:
         from ase.data import chemical_symbols
@@ -91,15 +90,7 @@ class HamiltonianModel:
 
     def check_parameters(self) -> None:
         """Raise EquijaxError when names or shapes of `params` are not those of the model; only traces it."""
-        expected = {name: tuple(leaf.shape) for name, leaf in flat(parameter_shapes(self.module)).items()}
-        found = {name: tuple(np.shape(leaf)) for name, leaf in flat(self.params).items()}
-        for name in sorted(expected.keys() - found.keys()):
-            raise EquijaxError(f"parameter {name} {expected[name]} is missing")
-        for name in sorted(found.keys() - expected.keys()):
-            raise EquijaxError(f"parameter {name} does not belong to this model; {did_you_mean(name, expected)}")
-        for name, shape in expected.items():
-            if found[name] != shape:
-                raise EquijaxError(f"parameter {name} has shape {found[name]}; expected {shape}")
+        compare_parameters(self.params, parameter_shapes(self.module))
 
     def evaluator(self, dtype: DType | None = None, padding: PaddingPolicy | None = None) -> BlockEvaluator:
         """The compiled functions of this model in one precision, shared by all `predict` calls."""
@@ -167,22 +158,3 @@ def parameter_shapes(module: Any) -> Any:
     between = np.full((2, 3), 1.0, np.float32)
     with precision("float32"):
         return jax.eval_shape(module.init, jax.random.key(0), graph, vectors, pairs, between)["params"]
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": leaf}} -> {"a/b": leaf}."""
-    found: dict[str, Any] = {}
-    for name, value in tree.items():
-        found |= flat(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return found
-
-
-def is_hamiltonian_model(model: Any) -> bool:
-    """True for what `equijax.load` returns for SPHNet and QHNet."""
-    return isinstance(model, HamiltonianModel)
-
-
-def labelled(structure: Structure, name: str) -> np.ndarray | None:
-    """A matrix that the structure came with, in float64."""
-    value = structure.labels.get(name)
-    return None if value is None else np.asarray(value, np.float64)

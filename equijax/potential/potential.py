@@ -94,7 +94,7 @@ class Potential:
 
     @property
     def num_parameters(self) -> int:
-        return sum(tensor.size for tensor in _leaves(self.params).values())
+        return count_parameters(self.params)
 
     def __repr__(self) -> str:
         from ase.data import chemical_symbols
@@ -114,15 +114,7 @@ class Potential:
 
     def check_parameters(self) -> None:
         """Raise EquijaxError when names or shapes of `params` are not those of the model; only traces it."""
-        expected = {name: tuple(leaf.shape) for name, leaf in _leaves(parameter_shapes(self.module)).items()}
-        found = {name: tuple(np.shape(leaf)) for name, leaf in _leaves(self.params).items()}
-        for name in sorted(expected.keys() - found.keys()):
-            raise EquijaxError(f"parameter {name} {expected[name]} is missing")
-        for name in sorted(found.keys() - expected.keys()):
-            raise EquijaxError(f"parameter {name} does not belong to this model; {did_you_mean(name, expected)}")
-        for name, shape in expected.items():
-            if found[name] != shape:
-                raise EquijaxError(f"parameter {name} has shape {found[name]}; expected {shape}")
+        compare_parameters(self.params, parameter_shapes(self.module))
 
     def evaluator(self, dtype: DType | None = None, padding: PaddingPolicy | None = None) -> Evaluator:
         """The compiled functions of this potential in one precision, shared by all `predict` calls."""
@@ -224,6 +216,24 @@ def parameter_shapes(module: Any) -> Any:
 
     with precision("float32"):
         return jax.eval_shape(module.init, jax.random.key(0), *two_atom_graph())["params"]
+
+
+def compare_parameters(params: Mapping[str, Any], shapes: Any) -> None:
+    """Raise EquijaxError when names or shapes of parameters are not those of a tree of shapes."""
+    expected = {name: tuple(leaf.shape) for name, leaf in _leaves(shapes).items()}
+    found = {name: tuple(np.shape(leaf)) for name, leaf in _leaves(params).items()}
+    for name in sorted(expected.keys() - found.keys()):
+        raise EquijaxError(f"parameter {name} {expected[name]} is missing")
+    for name in sorted(found.keys() - expected.keys()):
+        raise EquijaxError(f"parameter {name} does not belong to this model; {did_you_mean(name, expected)}")
+    for name, shape in expected.items():
+        if found[name] != shape:
+            raise EquijaxError(f"parameter {name} has shape {found[name]}; expected {shape}")
+
+
+def count_parameters(params: Mapping[str, Any]) -> int:
+    """Numbers in a tree of parameters."""
+    return sum(int(np.size(tensor)) for tensor in _leaves(params).values())
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

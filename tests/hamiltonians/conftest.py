@@ -6,6 +6,7 @@ import pytest
 
 import equijax.models
 from tests.hamiltonians.toy import ToyGateConfig
+from tests.train.conftest import compilation_cache_directory as compilation_cache_directory
 
 
 @pytest.fixture(autouse=True)

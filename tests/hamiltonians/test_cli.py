@@ -65,6 +65,17 @@ def test_predict(files, tmp_path, capsys):
     assert "expected a name ending in .npz" in fails(capsys, "predict", model, data, "--output", tmp_path / "a.xyz")
 
 
+def test_check_finds_that_the_toy_does_not_turn_with_the_molecule(files, tmp_path, capsys):
+    target = tmp_path / "check.json"
+    assert run(["check", str(files[0]), "--json", str(target)]) == 1
+    assert "FAIL H(Rx) = D H(x) D^T" in capsys.readouterr().out
+    passed = {row["name"]: row["passed"] for row in json.loads(target.read_text())["checks"]}
+    assert not passed.pop("H(Rx) = D H(x) D^T")
+    assert not passed.pop("H(-x) = P H(x) P")
+    assert not passed.pop("H under permutation of atoms")  # pairs of it do not know which atom is first
+    assert set(passed.values()) == {True}
+
+
 def test_energy_commands_say_that_this_model_has_no_energies(files, tmp_path, capsys):
     model, _ = files
     water = tmp_path / "water.xyz"

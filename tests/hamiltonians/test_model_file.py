@@ -96,3 +96,5 @@ def test_what_needs_energies_says_that_this_model_has_none(path):
         load_potential(path)
     with pytest.raises(EquijaxError, match="predicts Hamiltonians, and this needs a potential"):
         equijax.EquijaxCalculator(path)
+    with pytest.raises(EquijaxError, match="needs a potential; a HamiltonianModel has no energies"):
+        equijax.EquijaxCalculator(equijax.load(path))
