@@ -59,9 +59,7 @@ class HamiltonianStatistics:
                 raise EquijaxError(f"statistics: {name}: not finite; compute the statistics again from the data")
             exchanged = values.swapaxes(-1, -2) if values.ndim == 3 else values.transpose(1, 0, 3, 2)
             if not np.array_equal(values, exchanged):
-                raise EquijaxError(
-                    f"statistics: {name}: blocks (u, v) and (v, u) differ; both must be equal"
-                )
+                raise EquijaxError(f"statistics: {name}: blocks (u, v) and (v, u) differ; both must be equal")
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

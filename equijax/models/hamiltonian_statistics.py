@@ -67,7 +67,7 @@ def measure_hamiltonians(
                 continue
             part = np.array([block[layout.shell_slice(u), layout.shell_slice(v)] for block in off[a][b]])
             between[a, b, u, v] = max(_rms(part), _SMALLEST)
-            everywhere.append(between[a, b, u, v])
+            everywhere.append(float(between[a, b, u, v]))
         for a, b in absent:
             between[a, b, u, v] = _rms(np.array(everywhere)) if everywhere else scale[a, u, v]
     # Rounding must not tell (a, b, u, v) from (b, a, v, u), nor an absent pair of elements one order from the other.

@@ -51,7 +51,7 @@ def _exchange(degrees: tuple[int, ...]) -> np.ndarray:
 
 
 class ElementWeights(nn.Module):
-    """W [Z, Z, C, n] for pairs of elements, or [Z, Z, C, n] of which the diagonal counts for an atom with itself.
+    """W [Z, Z, C, n] for pairs of elements; the diagonal is that of an atom with itself.
 
     n counts the (u, v) of all blocks of `parity_blocks`; the first `even` channels are even under exchange.
     """
@@ -70,8 +70,8 @@ class ElementWeights(nn.Module):
         table = jnp.asarray(self.param("species", nn.initializers.normal(1.0), (z, self.hidden), dtype))
         ends = [Dense(self.hidden, use_bias=False, name=name)(table) for name in ("first", "second")]
         values = jax.nn.silu(ends[0][:, None] + ends[1][None, :])
-        kernel = nn.initializers.variance_scaling(_SMALL, "fan_in", "normal")
-        kernel = self.param("kernel", kernel, (self.hidden, self.channels * len(exchange)), dtype)
+        small = nn.initializers.variance_scaling(_SMALL, "fan_in", "normal")
+        kernel = self.param("kernel", small, (self.hidden, self.channels * len(exchange)), dtype)
         bias = self.param("bias", nn.initializers.normal(_SMALL**0.5), (self.channels * len(exchange),), dtype)
         raw = (values @ kernel + bias).reshape(z, z, self.channels, len(exchange))
         signs = np.where(np.arange(self.channels) < self.even, 1.0, -1.0)[:, None] * np.where(naturals, 1.0, -1.0)
@@ -103,8 +103,8 @@ def blocks_of(features: jax.Array, weights: jax.Array, degrees: tuple[int, ...])
             matrix = _expansion(l1, l2, tuple(l for l, _ in parts)).astype(features.dtype)
             n1, n2 = degrees.count(l1), degrees.count(l2)
             x = jnp.concatenate([part for _, part in parts], axis=1)
-            block = jnp.einsum("qk,mkn->mqn", matrix, x).reshape(count, 2 * l1 + 1, 2 * l2 + 1, n1, n2)
-            row.append(block.transpose(0, 3, 1, 4, 2).reshape(count, n1 * (2 * l1 + 1), n2 * (2 * l2 + 1)))
+            shells = jnp.einsum("qk,mkn->mqn", matrix, x).reshape(count, 2 * l1 + 1, 2 * l2 + 1, n1, n2)
+            row.append(shells.transpose(0, 3, 1, 4, 2).reshape(count, n1 * (2 * l1 + 1), n2 * (2 * l2 + 1)))
         rows.append(jnp.concatenate(row, axis=2))
     return jnp.concatenate(rows, axis=1)
 

@@ -123,7 +123,7 @@ class SelfLayer(nn.Module):
         weights = SelfPaths(self.options, self.lmax, channels, name="paths")(key, x.dtype)
         product = self.options.product(self.lmax)
         temporary = x.shape[0] * channels * sum(sizes) ** 2 * x.dtype.itemsize
-        features = over_receivers(lambda f: product.apply(*f, weights[None]), (u, v), temporary)
+        features = over_receivers(lambda uv: product.apply(uv[0], uv[1], weights[None]), (u, v), temporary)
         features = features + _padded(x, features.shape[1])
         sizes = parity_sizes(self.lmax)
         return BlockDense(channels, sizes, name="out")(NormGate(sizes, name="gate_out")(features))

@@ -6,6 +6,8 @@ is even and the second one odd. Nothing mixes them, and what must be invariant t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -30,18 +32,16 @@ class BlockDense(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         groups, inputs, outputs = self.groups, x.shape[-1] // self.groups, self.features // self.groups
         kernel = self.param("kernel", _uniform, (len(self.sizes), groups, inputs, outputs), x.dtype)
-        blocks = jax.lax.split(x, self.sizes, axis=1)
         halves = [
-            jnp.concatenate([block @ kernel[i, 0] for i, block in enumerate(blocks)], axis=1)
-            if groups == 1
-            else jnp.concatenate([block[..., :inputs] @ kernel[i, 0] for i, block in enumerate(blocks)], axis=1)
+            jnp.concatenate([block @ kernel[i, group] for i, block in enumerate(self._blocks(half))], axis=1)
+            for group, half in enumerate(jnp.split(x, groups, axis=-1))
         ]
-        if groups == 2:
-            odd = [block[..., inputs:] @ kernel[i, 1] for i, block in enumerate(blocks)]
-            halves.append(jnp.concatenate(odd, axis=1))
         bias = self.param("bias", nn.initializers.zeros, (outputs,), x.dtype)
         halves[0] = add_to_scalars(halves[0], bias)
         return jnp.concatenate(halves, axis=-1)
+
+    def _blocks(self, x: jax.Array) -> Sequence[jax.Array]:
+        return jax.lax.split(x, self.sizes, axis=1)
 
 
 class NormGate(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -84,7 +84,7 @@ class SphericalInteraction(nn.Module):
         invariant_in = jax.nn.silu(Dense(self.hidden, name="invariant_0")(invariants))
         invariant, invariant_bias = Dense(count, name="invariant_1").parameters(self.hidden, x.dtype)
 
-        def block(arrays: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        def block(arrays: Any) -> tuple[jax.Array, ...]:
             senders, geometry, radial_in, invariant_in, envelope = arrays
             weights = (radial_in @ radial + radial_bias) * (1.0 + invariant_in @ invariant + invariant_bias)
             weights = weights * envelope[..., None]

@@ -95,10 +95,9 @@ class ParityProduct:
         """
         rows, channels = x.shape[0], x.shape[2]
         # Rows of components first, so that the matrix products have all atoms and channels as columns.
-        xs, ys, ws = (jnp.swapaxes(array, 0, 1) for array in (x, y, weights))
-        xs = jax.lax.split(xs, degree_sizes(self.lmax))
-        ys = jax.lax.split(ys, degree_sizes(self.lmax))
-        ws = jax.lax.split(ws, (1,) * self.path_count)
+        xs = jax.lax.split(jnp.swapaxes(x, 0, 1), degree_sizes(self.lmax))
+        ys = jax.lax.split(jnp.swapaxes(y, 0, 1), degree_sizes(self.lmax))
+        ws = jax.lax.split(jnp.swapaxes(weights, 0, 1), (1,) * self.path_count)
         sums: dict[ParityBlock, jax.Array] = {}
         for (l1, l2), members in self._by_degrees().items():
             q = (2 * l1 + 1) * (2 * l2 + 1)
