@@ -74,7 +74,7 @@ def load_hamiltonian_dataset(config: DatasetConfig, seed: int) -> HamiltonianDat
                         file=structure.file,
                         frame=structure.frame,
                         key=label,
-                        fix="compute it with equijax.hamiltonians.pyscf_bridge.complete_with_pyscf",
+                        fix="equijax.hamiltonians.pyscf_bridge.initial_hamiltonian computes H0",
                     )
         return structures
 
