@@ -40,7 +40,7 @@ class VerletList:
     """Candidates of B replicas, and where the atoms were when they were searched.
 
     `senders` [B, N, K'], `shifts` [B, N, K', 3], `reverse` [B, N, K'] as in `Found`; `positions` [B, N, 3], `cell`
-    [B, 3, 3] of the search; not a number before the first one. `searches` () counts. `needs` () `Needs` of the searches.
+    [B, 3, 3] of the search; not a number before the first one. `searches` () counts them.
     """
 
     senders: Array
