@@ -7,7 +7,7 @@ from typing import Any
 
 _LAZY = {
     "relax": "equijax.statics.relaxation",
-    "Relaxed": "equijax.statics.relaxation",
+    "Relaxed": "equijax.statics.task",
     "RelaxSettings": "equijax.statics.settings",
     "Vibrations": "equijax.statics.vibrations",
     "vibrational_modes": "equijax.statics.vibrations",

@@ -152,7 +152,7 @@ def test_too_few_steps_are_a_state_and_not_an_error():
 
 
 def test_an_exploding_structure_keeps_its_last_finite_point(monkeypatch):
-    from equijax.statics.relaxation import Task
+    from equijax.statics.task import Task
 
     real, calls = Task.take, []
 
