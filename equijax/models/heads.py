@@ -138,24 +138,36 @@ class PositiveHead(_Head):
 
 class ChargesHead(_Head):
     """[G, 3]: Σ q_i (r_i - R) + d_i, where the charges add up to the total charge and R is the centre of mass, so that
-    the dipole of an ion is about it; that of a neutral molecule depends on no origin."""
+    the dipole of an ion is about it; that of a neutral molecule depends on no origin.
+
+    Charge goes from atom to atom, q_i = Σ_j f(r_ij) (c_i - c_j) with the envelope f of the cutoff, so that it cannot
+    reach another molecule far away, as it would if the sum were subtracted from every atom.
+    """
 
     @nn.compact
     def __call__(self, features: dict[int, jax.Array], graph: AtomGraph, vectors: jax.Array) -> jax.Array:
-        from ase.data import atomic_masses
-
         values = self.atoms(features, graph, vectors, Irreps([Term(1, Irrep(0, 1)), Term(1, Irrep(1, -1))]))
         values = values * self.target.scales[0]
-        charges, dipoles = values[:, 0], values[:, 1:]
-        count = pooled(graph.node_mask.astype(values.dtype), graph, "sum")
-        excess = (pooled(charges, graph, "sum") - self.config.total_charge) / jnp.maximum(count, 1)
-        charges = jnp.where(graph.node_mask, charges - excess[graph.node_graph], 0)
-        masses = jnp.asarray(atomic_masses[list(self.statistics.atomic_numbers)], values.dtype)[graph.species]
-        masses = jnp.where(graph.node_mask, masses, 0)
+        positions = jnp.where(graph.node_mask[:, None], graph.positions, 0)
+        arms = positions - self._centre(graph, positions)[graph.node_graph]
+        return pooled(self._charges(values[:, 0], graph, vectors)[:, None] * arms + values[:, 1:], graph, "sum")
+
+    def _charges(self, levels: jax.Array, graph: AtomGraph, vectors: jax.Array) -> jax.Array:
+        envelope = edges_of(graph, vectors, self.cutoff, 0).envelope
+        others = gather_senders(levels, graph.neighbors, graph.neighbor_mask, graph.reverse)
+        flow = jnp.sum(envelope * (levels[:, None] - others), axis=1) * self.statistics.avg_num_neighbors**-0.5
+        count = pooled(graph.node_mask.astype(levels.dtype), graph, "sum")
+        share = self.config.total_charge / jnp.maximum(count, 1)
+        return jnp.where(graph.node_mask, flow + share[graph.node_graph], 0)
+
+    def _centre(self, graph: AtomGraph, positions: jax.Array) -> jax.Array:
+        """Of mass, [G, 3]."""
+        from ase.data import atomic_masses
+
+        masses = jnp.asarray(atomic_masses[list(self.statistics.atomic_numbers)], positions.dtype)
+        masses = jnp.where(graph.node_mask, masses[graph.species], 0)
         total = jnp.maximum(pooled(masses, graph, "sum"), 1)
-        centre = pooled(masses[:, None] * graph.positions, graph, "sum") / total[:, None]
-        arms = graph.positions - centre[graph.node_graph]
-        return pooled(charges[:, None] * arms + dipoles, graph, "sum")
+        return pooled(masses[:, None] * positions, graph, "sum") / total[:, None]
 
 
 class PairHead(_Head):
