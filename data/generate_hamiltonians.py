@@ -19,6 +19,8 @@ import numpy as np
 import sampling
 from sampling import BOHR, HARTREE, Trajectory
 
+from equijax.orbitals.order import matrix_to_e3nn
+
 SETTINGS = {
     "functional": "b3lyp5",
     "basis": "def2-svp",
@@ -61,17 +63,6 @@ SETS = {
 }
 
 
-def e3nn_order(mol) -> np.ndarray:
-    """Gather indices from the orbitals of PySCF to those of e3nn: p shells (x, y, z) -> (y, z, x), others unchanged."""
-    order, start = [], 0
-    for shell in range(mol.nbas):
-        degree = mol.bas_angular(shell)
-        for _ in range(mol.bas_nctr(shell)):
-            order += [start + i for i in ((1, 2, 0) if degree == 1 else range(2 * degree + 1))]
-            start += 2 * degree + 1
-    return np.array(order)
-
-
 def label(numbers: np.ndarray, positions: np.ndarray) -> dict | None:
     """Energy (eV), forces (eV/Å), dipole (e Å), cycles, and the upper triangles of the matrices (Hartree)."""
     mf, steps = sampling.kohn_sham(numbers, positions, SETTINGS), []
@@ -82,7 +73,7 @@ def label(numbers: np.ndarray, positions: np.ndarray) -> dict | None:
     # The iterations do not depend on the tolerances: the default run is the beginning of this one.
     limits = DEFAULT_TOLERANCE, math.sqrt(DEFAULT_TOLERANCE)
     cycles = next(i for i, step in enumerate(steps, start=1) if step[0] < limits[0] and step[1] < limits[1])
-    order = np.ix_(*[e3nn_order(mf.mol)] * 2)
+    degrees = [mf.mol.bas_angular(i) for i in range(mf.mol.nbas) for _ in range(mf.mol.bas_nctr(i))]
     matrices = mf.get_fock(), mf.get_ovlp(), mf.get_fock(dm=mf.get_init_guess(key="minao"))
     rows = np.triu_indices(mf.mol.nao)
     return {
@@ -91,7 +82,10 @@ def label(numbers: np.ndarray, positions: np.ndarray) -> dict | None:
         "dipole": (mf.dip_moment(unit="AU", verbose=0) * BOHR).round(10).tolist(),
         "scf_cycles": cycles,
         "scf_cycles_tight": int(mf.cycles),
-        **{key: np.asarray(m)[order][rows].round(10).tolist() for key, m in zip(MATRICES, matrices, strict=True)},
+        **{
+            key: matrix_to_e3nn(np.asarray(m), degrees, "pyscf")[rows].round(10).tolist()
+            for key, m in zip(MATRICES, matrices, strict=True)
+        },
     }
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import jax.numpy as jnp
 import numpy as np
 
 from equijax.hamiltonians.model import HamiltonianModel
-from equijax.irreps.wigner_d import wigner_d
 from equijax.orbitals.layout import OrbitalLayout
-from equijax.precision import precision
+from equijax.orbitals.rotation import orbital_rotation
 from equijax.structure import Structure
 
-_TO_ORBITAL_FRAME = np.array([[0.0, 1, 0], [0, 0, 1], [1, 0, 0]])  # (x, y, z) -> (y, z, x)
 _TOLERANCE = 1e-9
 
 
@@ -38,8 +35,8 @@ def check_model(model: HamiltonianModel, seed: int = 0) -> list[tuple[str, float
         molecule,
     )
     scale = max(float(np.abs(reference).max()), 1e-6)
-    of_rotation = orbital_matrix(model.layout, molecule.atomic_numbers, matrix)
-    of_inversion = orbital_matrix(model.layout, molecule.atomic_numbers, -np.eye(3))
+    degrees = model.layout.molecule_degrees(molecule.atomic_numbers)
+    of_rotation, of_inversion = orbital_rotation(degrees, matrix), orbital_rotation(degrees, -np.eye(3))
     places = _places(model.layout, molecule.atomic_numbers, order)
     deviations = {
         "H is symmetric": reference - reference.T,
@@ -58,23 +55,6 @@ def random_molecule(elements: tuple[int, ...], seed: int, count: int = 5) -> Str
     numbers = np.array([elements[i % len(elements)] for i in range(max(count, min(len(elements), 8)))])
     corners = np.array([[i, j, k] for i in range(2) for j in range(2) for k in range(2)], float)[: len(numbers)]
     return Structure(numbers, 1.3 * corners + rng.normal(scale=0.15, size=corners.shape))
-
-
-def orbital_matrix(layout: OrbitalLayout, atomic_numbers: np.ndarray, transform: np.ndarray) -> np.ndarray:
-    """What a rotation, or one with inversion, of the positions does to the orbitals of a molecule, [nao, nao]."""
-    sign = float(np.sign(np.linalg.det(transform)))
-    proper = _TO_ORBITAL_FRAME @ (sign * transform) @ _TO_ORBITAL_FRAME.T
-    degrees = [layout.degrees[shell] for z in atomic_numbers for shell in layout.shells[int(z)]]
-    with precision("float64"):
-        blocks = [sign**l * np.asarray(block) for l, block in enumerate(wigner_d(jnp.asarray(proper), max(degrees)))]
-    size = sum(2 * l + 1 for l in degrees)
-    full = np.zeros((size, size))
-    start = 0
-    for l in degrees:
-        end = start + 2 * l + 1
-        full[start:end, start:end] = blocks[l]
-        start = end
-    return full
 
 
 def _places(layout: OrbitalLayout, atomic_numbers: np.ndarray, order: np.ndarray) -> np.ndarray:

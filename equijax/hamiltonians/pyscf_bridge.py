@@ -1,7 +1,6 @@
 """Molecules in PySCF: starting matrices, energies, dipoles, and the SCF from a given density.
 
-Matrices come in and go out in the orbital order of the package; PySCF's own order stays inside. Only p shells differ:
-PySCF has x, y, z and e3nn y, z, x.
+Matrices come in and go out in the orbital order of the package; PySCF's own order stays inside.
 """
 
 from __future__ import annotations
@@ -12,12 +11,11 @@ from typing import Any
 import numpy as np
 
 from equijax.errors import EquijaxError, located
+from equijax.orbitals.order import matrix_from_e3nn, matrix_to_e3nn
 from equijax.structure import Structure
 
 GRID_LEVEL = 4
 """PySCF's grid of the embedded data; level 3, its default, leaves 0.5 µEh of noise on the elements of H."""
-
-_TO_E3NN = {1: (1, 2, 0)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,26 +108,13 @@ def _molecule(structure: Structure, basis: str) -> Any:
         ) from error
 
 
-def _order(molecule: Any) -> np.ndarray:
-    """The places in PySCF's order of the orbitals in e3nn's."""
-    order: list[int] = []
-    for shell in range(molecule.nbas):
-        degree = molecule.bas_angular(shell)
-        for _ in range(molecule.bas_nctr(shell)):
-            start = len(order)
-            order += [start + m for m in _TO_E3NN.get(degree, range(2 * degree + 1))]
-    return np.array(order)
+def _degrees(molecule: Any) -> list[int]:
+    return [molecule.bas_angular(i) for i in range(molecule.nbas) for _ in range(molecule.bas_nctr(i))]
 
 
 def _from_pyscf(molecule: Any, matrix: np.ndarray) -> np.ndarray:
-    order = _order(molecule)
-    return np.asarray(matrix)[np.ix_(order, order)]
+    return matrix_to_e3nn(np.asarray(matrix), _degrees(molecule), "pyscf")
 
 
 def _to_pyscf(molecule: Any, matrix: np.ndarray) -> np.ndarray:
-    order = _order(molecule)
-    if matrix.shape != (len(order), len(order)):
-        raise EquijaxError(f"a matrix has shape {matrix.shape}; PySCF has {len(order)} orbitals for this molecule")
-    back = np.zeros_like(matrix)
-    back[np.ix_(order, order)] = matrix
-    return back
+    return matrix_from_e3nn(np.asarray(matrix), _degrees(molecule), "pyscf")

@@ -23,6 +23,7 @@ from equijax.ops.parity_product import kept_count, parity_blocks, parity_paths, 
 from equijax.ops.radial import bernstein_basis
 from equijax.ops.tensor_product import EdgeGeometry
 from equijax.orbitals.layout import LAYOUTS, OrbitalLayout
+from equijax.orbitals.order import AXES
 
 PAIR_DEPTHS = 2
 """Pair layers, one for each of the last two layers of the atoms."""
@@ -48,7 +49,7 @@ def layout_of(statistics: HamiltonianStatistics) -> OrbitalLayout:
 
 def in_orbital_order(vectors: jax.Array) -> jax.Array:
     """(x, y, z) as (y, z, x): in that frame e3nn's harmonics are the real orbitals of quantum chemistry, m = -l..l."""
-    return vectors[..., jnp.array([1, 2, 0])]
+    return vectors[..., jnp.array(AXES)]
 
 
 class BernsteinBasis(nn.Module):

@@ -20,7 +20,8 @@ class Blocks(NamedTuple):
 
 def pack(matrix: np.ndarray, atomic_numbers: Sequence[int] | np.ndarray, layout: OrbitalLayout) -> Blocks:
     """The blocks of a symmetric matrix [nao, nao]; those of pairs are of i < j. EquijaxError when nao does not fit."""
-    padded, size, slots = _places(atomic_numbers, layout)
+    slots = _places(atomic_numbers, layout)
+    size = len(slots)
     if np.shape(matrix) != (size, size):
         raise EquijaxError(f"the matrix has shape {np.shape(matrix)}; expected {(size, size)} for these atoms")
     n, s = len(atomic_numbers), layout.num_slots
@@ -35,7 +36,7 @@ def assemble(
     atoms: np.ndarray, pairs: np.ndarray, atomic_numbers: Sequence[int] | np.ndarray, layout: OrbitalLayout
 ) -> np.ndarray:
     """The symmetric matrix [nao, nao] of `pack`'s blocks: H_ij = B_ij, H_ji = B_ij^T, H_ii symmetrised."""
-    _, _, slots = _places(atomic_numbers, layout)
+    slots = _places(atomic_numbers, layout)
     n, s = len(atomic_numbers), layout.num_slots
     blocks = np.zeros((n, n, s, s), dtype=np.asarray(atoms).dtype)
     one, two = np.triu_indices(n, 1)
@@ -45,7 +46,6 @@ def assemble(
     return blocks.transpose(0, 2, 1, 3).reshape(n * s, n * s)[np.ix_(slots, slots)]
 
 
-def _places(atomic_numbers: Sequence[int] | np.ndarray, layout: OrbitalLayout) -> tuple[int, int, np.ndarray]:
+def _places(atomic_numbers: Sequence[int] | np.ndarray, layout: OrbitalLayout) -> np.ndarray:
     own = [layout.slots(int(z)) for z in atomic_numbers]
-    slots = np.concatenate([i * layout.num_slots + part for i, part in enumerate(own)])
-    return len(own) * layout.num_slots, len(slots), slots
+    return np.concatenate([i * layout.num_slots + part for i, part in enumerate(own)])

@@ -65,6 +65,14 @@ class OrbitalLayout:
         """Degree of every shell of element z, in the order of its orbitals."""
         return tuple(self.degrees[shell] for shell in self.element_shells(z))
 
+    def molecule_degrees(self, atomic_numbers: Iterable[int]) -> list[int]:
+        """Degree of every shell of a molecule, atom after atom.
+
+        >>> LAYOUTS["def2-svp"].molecule_degrees([1, 1])
+        [0, 0, 1, 0, 0, 1]
+        """
+        return [degree for z in atomic_numbers for degree in self.element_degrees(int(z))]
+
     def slots(self, z: int) -> np.ndarray:
         """Slot of every orbital of element z, [n_z] int, in the order of its orbitals.
 
