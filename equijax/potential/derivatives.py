@@ -24,14 +24,25 @@ Apply = Callable[[Any, AtomGraph, jax.Array], Any]  # flax `module.apply`, retur
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class Uncertainty:
+    """One standard deviation of what a prediction says, each in its unit: `energy` [G], `forces` [N, 3] and `stress`
+    [G, 3, 3] of every component; None where it was not computed or does not exist. Ghost rows are zero."""
+
+    energy: Array
+    forces: Array | None = None
+    stress: Array | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Prediction:
     """What a model says about a padded batch, without the energies of the isolated atoms.
 
     `energy` [G] eV, `node_energies` [N] eV, `node_features` [N, F], `forces` [N, 3] eV/Å, `stress` [G, 3, 3]
     eV/Å³ with ASE's sign, (∂E/∂ε) / V. The stress of a graph without a cell has no meaning (AtomGraph stores
     a unit cell there): callers know from `Structure.volume` whether to read it. None from models that predict
-    forces directly, with the forces None where nothing was differentiated. `targets` are those of `NodeOutputs`. Ghost
-    rows are zero.
+    forces directly, with the forces None where nothing was differentiated. `targets` are those of `NodeOutputs`.
+    `uncertainty` is None from models that have none. Ghost rows are zero.
     """
 
     energy: Array
@@ -40,6 +51,7 @@ class Prediction:
     forces: Array
     stress: Array | None
     targets: dict[str, Array] | None = None
+    uncertainty: Uncertainty | None = None
 
 
 def sum_over_graphs(per_node: jax.Array, graph: AtomGraph) -> jax.Array:

@@ -13,6 +13,7 @@ from equijax.graph.padding import Capacity, CompileCounter, PaddingPolicy
 from equijax.potential import derivatives
 from equijax.potential.compiled_shapes import CompiledShapes
 from equijax.potential.strain import StrainDerivatives, strain_derivatives
+from equijax.potential.uncertainty import uncertain_prediction
 from equijax.precision import DType, jit, precision
 
 if TYPE_CHECKING:
@@ -53,13 +54,17 @@ class Evaluator:
 
         return self.call("node_outputs", run, graph, vectors)
 
-    def derivatives(self, graph: AtomGraph, vectors: np.ndarray) -> derivatives.Prediction:
-        """Energies, forces and stress of a padded batch."""
+    def derivatives(self, graph: AtomGraph, vectors: np.ndarray, uncertain: bool = False) -> derivatives.Prediction:
+        """Energies, forces and stress of a padded batch, with the uncertainties that cost nothing.
+
+        `uncertain` asks for those of forces and stress also where they take longer, see `uncertain_prediction`.
+        """
+        extra = uncertain and self.potential.last_layer is not None
 
         def run(params: Any, graph: AtomGraph, vectors: jax.Array) -> Any:
-            return derivatives.energy_and_derivatives(self.potential.module, params, graph, vectors)
+            return uncertain_prediction(self.potential, params, graph, vectors, extra)
 
-        return self.call("derivatives", run, graph, vectors)
+        return self.call("uncertain derivatives" if extra else "derivatives", run, graph, vectors)
 
     def target_gradient(self, graph: AtomGraph, vectors: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
         """A target per system, [G, dim], and its derivatives by the positions, [N, dim, 3]."""

@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from equijax.models.contract import ModelStatistics
     from equijax.models.targets import TargetConfig, TargetStatistics
     from equijax.potential.evaluator import Evaluator
+    from equijax.potential.last_layer import LastLayer
+    from equijax.potential.uncertainty import Calibration
 
 OF_ENERGY = ("energy", "energies", "forces", "stress", "hessian", "elastic_constants")
-PROPERTIES = (*OF_ENERGY, "node_features", "born_charges")
+UNCERTAINTIES = ("energy_uncertainty", "forces_uncertainty", "stress_uncertainty")
+PROPERTIES = (*OF_ENERGY, "node_features", "born_charges", *UNCERTAINTIES)
 """What `predict` knows beside the targets of a model; no target may have such a name."""
 
 
@@ -33,7 +36,8 @@ class Potential:
     nested dict of numpy arrays; `dtype` is the precision it was trained in and the default of `predict`;
     `metadata` is JSON that travels in the model file (training data, errors, citation). `targets` are the tensors that
     the model predicts as well, each with its statistics; `trained` names the labels it was trained on, None when that
-    is not known.
+    is not known. `committee` is the number of members, whose parameters lie along a first axis of every leaf of
+    `params`, or None; `last_layer` makes the uncertainties of one model; `calibration` scales those of either.
     """
 
     model_config: Any
@@ -45,6 +49,9 @@ class Potential:
     targets: Mapping[str, TargetConfig] = dataclasses.field(default_factory=dict)
     target_statistics: Mapping[str, TargetStatistics] = dataclasses.field(default_factory=dict)
     trained: tuple[str, ...] | None = None
+    committee: int | None = None
+    last_layer: LastLayer | None = None
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "float64"):
@@ -55,6 +62,23 @@ class Potential:
         wrong = [z for z in self.elements if not np.isfinite(self.atomic_energies[z])]
         if wrong:
             raise EquijaxError(f"atomic energies are not finite for the elements with Z = {wrong}")
+        self._check_uncertainties()
+
+    def _check_uncertainties(self) -> None:
+        from equijax.potential.committee import MAX_MEMBERS
+        from equijax.potential.last_layer import feature_columns
+
+        if self.committee is not None and not 2 <= self.committee <= MAX_MEMBERS:
+            raise EquijaxError(f"committee is {self.committee}; expected 2 to {MAX_MEMBERS} members")
+        if self.last_layer is None:
+            return
+        if self.committee is not None:
+            raise EquijaxError("last_layer: a committee has no uncertainties of the last layer; expected one model")
+        if self.calibration is None:
+            raise EquijaxError("last_layer: needs a calibration, which gives its uncertainties their unit")
+        size, expected = len(self.last_layer.gram), len(feature_columns(self.model_config))
+        if size != expected:
+            raise EquijaxError(f"last_layer: the matrix is for {size} features; this model has {expected}")
 
     @property
     def elements(self) -> tuple[int, ...]:
@@ -83,14 +107,42 @@ class Potential:
         config = self.targets.get("dipole")
         return config is not None and config.per == "system" and str(config.components) == "1x1o"
 
+    @property
+    def uncertainties(self) -> tuple[str, ...]:
+        """Those of `UNCERTAINTIES` that this model has."""
+        if not self.has_energy or (self.committee is None and self.last_layer is None):
+            return ()
+        if self.is_conservative:
+            return UNCERTAINTIES
+        # Direct forces are not derivatives of an energy that is linear in the features.
+        return UNCERTAINTIES[:2] if self.committee is not None else UNCERTAINTIES[:1]
+
     @functools.cached_property
     def module(self) -> Any:
-        """The flax module; `module.apply({"params": params}, graph, vectors)` returns NodeOutputs."""
+        """The flax module, or a committee of it; `module.apply({"params": params}, graph, vectors)` returns
+        NodeOutputs."""
+        from equijax.potential.committee import CommitteeModule
+
+        return self._one_module if self.committee is None else CommitteeModule(self._one_module, self.committee)
+
+    @functools.cached_property
+    def _one_module(self) -> Any:
         if not self.targets:
             return self.model_config.build(self.statistics)
         from equijax.models.targets import with_targets
 
         return with_targets(self.model_config, self.targets, self.target_statistics, self.statistics)
+
+    def member(self, index: int) -> Potential:
+        """One model of a committee, without uncertainties."""
+        import jax
+
+        if self.committee is None or not 0 <= index < self.committee:
+            members = f"has the members 0 to {self.committee - 1}" if self.committee else "is one model, no committee"
+            raise EquijaxError(f"there is no member {index}: this potential {members}")
+        params = jax.tree.map(lambda leaf: np.array(leaf[index]), dict(self.params))
+        metadata = {**self.metadata, "member": index}
+        return dataclasses.replace(self, params=params, committee=None, calibration=None, metadata=metadata)
 
     @property
     def num_parameters(self) -> int:
@@ -101,8 +153,9 @@ class Potential:
 
         symbols = ", ".join(chemical_symbols[z] for z in self.elements)
         targets = f"targets: {', '.join(self.targets)}, " if self.targets else ""
+        committee = f"committee of {self.committee}, " if self.committee else ""
         return (
-            f"Potential({self.model_config.name}, elements: {symbols}, cutoff: {self.cutoff:g} Å, {targets}"
+            f"Potential({self.model_config.name}, {committee}elements: {symbols}, cutoff: {self.cutoff:g} Å, {targets}"
             f"{self.num_parameters} parameters, {self.dtype})"
         )
 
@@ -150,6 +203,9 @@ class Potential:
         | elastic_constants | [6, 6] | eV/Å³, Voigt order, ions clamped: (∂²E/∂e∂e) / V |
         | the name of a target | [3], [3, 3], ... | of the target; [N, ...] per atom, [N, N, ...] per pair |
         | born_charges | [N, 3, 3] | ∂dipole_a/∂r_b, the dipole's per Å; needs a target named dipole |
+        | energy_uncertainty | () | eV, one standard deviation; of committees and calibrated models |
+        | forces_uncertainty | [N, 3] | eV/Å, of every component |
+        | stress_uncertainty | [3, 3] | eV/Å³, of every component |
 
         Targets without a Cartesian form are given as irreps. All values are numpy arrays; energies are float64, the
         rest has the precision of the calculation.
@@ -171,6 +227,8 @@ class Potential:
                     "there are no born_charges: they are derivatives of a dipole; expected a model with a target named "
                     f"dipole, a vector per system; it has {', '.join(self.targets) or 'no targets'}"
                 )
+            if name in UNCERTAINTIES:
+                self._require_uncertainty(name)
             if name in ("stress", "hessian", "elastic_constants") and not self.is_conservative:
                 raise EquijaxError(
                     f"there is no {name}: this {self.model_config.name} predicts forces directly, which are not the "
@@ -180,6 +238,17 @@ class Potential:
         frames = [as_structure(item) for item in ([structures] if single else structures)]
         results = predict(self, frames, tuple(properties), self.evaluator(dtype, padding))
         return results[0] if single else results
+
+    def _require_uncertainty(self, name: str) -> None:
+        from equijax.potential.uncertainty import ADD_UNCERTAINTIES
+
+        if not self.uncertainties:
+            raise EquijaxError(f"there is no {name}: this model has no uncertainties; fix: {ADD_UNCERTAINTIES}")
+        if name not in self.uncertainties:
+            raise EquijaxError(
+                f"there is no {name}: this {self.model_config.name} predicts forces directly; it has "
+                f"{', '.join(self.uncertainties)}"
+            )
 
 
 def as_structure(item: Any) -> Structure:

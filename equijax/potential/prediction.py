@@ -12,6 +12,7 @@ from equijax.graph.batching import StructureGraph, batch, structure_graph, unbat
 from equijax.models.target_labels import cartesian_value
 from equijax.potential.evaluator import Evaluator, pad_vectors
 from equijax.potential.hessian import HessianProduct
+from equijax.potential.potential import UNCERTAINTIES
 from equijax.structure import Structure
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def predict(
     for structure in structures:
         if len(structure) == 0:
             raise located("has no atoms", file=structure.file, frame=structure.frame)
-        if "stress" in properties and not has_stress(structure):
+        if {"stress", "stress_uncertainty"} & set(properties) and not has_stress(structure):
             raise located(
                 "has no stress: it is not periodic or its cell has no volume",
                 file=structure.file,
@@ -101,8 +102,12 @@ def _predict_batch(
     capacity = evaluator.capacity(nodes, neighbors, len(graphs))
     graph = batch(graphs, capacity, evaluator.dtype)
     vectors = pad_vectors(graph, *batch_vectors(graphs))
-    needs_derivatives = {"forces", "stress"} & set(properties)
-    output = (evaluator.derivatives if needs_derivatives else evaluator.node_outputs)(graph, vectors)
+    uncertain = [name for name in UNCERTAINTIES if name in properties]
+    needs_derivatives = bool({"forces", "stress", *uncertain} & set(properties))
+    if needs_derivatives:
+        output = evaluator.derivatives(graph, vectors, uncertain=bool({*uncertain} - {"energy_uncertainty"}))
+    else:
+        output = evaluator.node_outputs(graph, vectors)
     results: list[Result] = []
     per_node = zip(
         unbatch_nodes(output.node_energies, graphs), unbatch_nodes(output.node_features, graphs), strict=True
@@ -116,6 +121,11 @@ def _predict_batch(
         if output.stress is not None:
             for result, stress in zip(results, output.stress):
                 result["stress"] = stress.copy()
+    for name in uncertain:
+        values = getattr(output.uncertainty, name.removesuffix("_uncertainty"))
+        rows = unbatch_nodes(values, graphs) if name == "forces_uncertainty" else values
+        for result, value in zip(results, rows):
+            result[name] = np.float64(value) if name == "energy_uncertainty" else value.copy()
     for name in evaluator.potential.targets.keys() & set(properties):
         config = evaluator.potential.targets[name]
         for result, value in zip(results, unbatch_target(config, name, output.targets[name], graphs), strict=True):

@@ -258,6 +258,9 @@ class TrainingConfig(StrictModel):
     """How to fit the model."""
 
     max_epochs: PositiveInt = 100
+    committee: Annotated[int, Field(ge=1, le=64)] = 1
+    """models to train at once, which differ in their initial parameters alone (those of seed, seed + 1, ...): their
+    mean is the prediction, their spread its uncertainty"""
     batch: BatchBudget = BatchBudget(max_structures=10)
     valid_batch: BatchBudget | None = None
     """budget for validation; null means the training budget"""
@@ -302,7 +305,10 @@ class TrainingConfig(StrictModel):
         return self
 
     def for_hamiltonians(self) -> TrainingConfig:
-        """This with the losses of all stages as `LossConfig.for_hamiltonians` makes them."""
+        """This with the losses of all stages as `LossConfig.for_hamiltonians` makes them. Raises ValueError for a
+        committee."""
+        if self.committee > 1:
+            raise ValueError(f"committee: got {self.committee}; models of Hamiltonians have no committees, expected 1")
         stages = tuple(
             s if s.loss is None else s.model_copy(update={"loss": s.loss.for_hamiltonians()}) for s in self.stages
         )

@@ -32,12 +32,13 @@ def module_norms(tree: Any) -> dict[str, float]:
 def gradient_norms(
     task: TrainingTask, loss: LossConfig, params: Any, batch: Any, weights: dict[str, Any]
 ) -> dict[str, float]:
-    """Norm of the loss gradient per module for one batch."""
+    """Norm of the loss gradient per module for one batch, of a committee over all members."""
 
     def of_params(params: Any) -> Any:
         return batch_loss(task.objective, task.module, loss, params, batch, weights)
 
-    gradient, _ = jit(jax.grad(of_params, has_aux=True))(params)
+    gradient_of = jax.grad(of_params, has_aux=True)
+    gradient, _ = jit(gradient_of if task.training.committee == 1 else jax.vmap(gradient_of))(params)
     return module_norms(gradient)
 
 

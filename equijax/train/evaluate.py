@@ -18,6 +18,7 @@ from equijax.train.metrics import (
     has_label,
     refuse_non_finite,
 )
+from equijax.train.uncertainty_metrics import uncertainty_metrics, uncertainty_pairs
 
 if TYPE_CHECKING:
     from equijax.models.targets import TargetConfig
@@ -35,8 +36,13 @@ class Evaluation:
     targets: Mapping[str, TargetConfig] = dataclasses.field(default_factory=dict)
 
 
-def evaluate(potential: Potential, structures: Sequence[Structure], dtype: DType | None = None) -> Evaluation:
+def evaluate(
+    potential: Potential, structures: Sequence[Structure], dtype: DType | None = None, uncertainty: bool = True
+) -> Evaluation:
     """Predict every frame, in batches, and compare with the labels that it has.
+
+    Of a potential with uncertainties they are predicted as well, unless `uncertainty` is False, and compared with the
+    errors: in the metrics of a label under `uncertainty`.
 
     Raises EquijaxError when there is no frame or no label, for elements the model does not know, and, with the
     frame's name, for a prediction that is not finite: no average is taken over it.
@@ -52,12 +58,19 @@ def evaluate(potential: Potential, structures: Sequence[Structure], dtype: DType
     for flag in sorted(set(with_stress)):
         rows = [i for i, s in enumerate(with_stress) if s == flag]
         of_energy = ("energy", "forces") if {"energy", "forces", "stress"} & set(wanted) else ()
-        properties = (*of_energy, *(("stress",) if flag else ()), *targets)
+        stress = ("stress",) if flag else ()
+        found = [n for n in potential.uncertainties if uncertainty and n.split("_")[0] in (*of_energy, *stress)]
+        properties = (*of_energy, *stress, *found, *targets)
         for i, prediction in zip(rows, potential.predict([frames[i] for i in rows], properties, dtype=dtype)):
             predictions[i] = prediction
     refuse_non_finite(frames, predictions)
+    metrics = error_metrics(frames, predictions, potential.targets)
+    pairs = uncertainty_pairs(frames, predictions)
+    kind = "committee" if potential.committee else "last_layer"
+    for name, entry in uncertainty_metrics(pairs, kind, potential.calibration is not None).items():
+        metrics[name]["uncertainty"] = entry
     return Evaluation(
-        metrics=error_metrics(frames, predictions, potential.targets),
+        metrics=metrics,
         by_element=errors_by_element(frames, predictions),
         by_config_type=errors_by_config_type(frames, predictions, potential.targets),
         structures=frames,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from scipy.spatial.distance import pdist
 
 from equijax.datasets.config import Count, DatasetConfig, Fraction, Paths, expand
 from equijax.datasets.files import sha256
@@ -146,7 +147,7 @@ def hamiltonian_task(experiment: Any, dataset: HamiltonianDataset) -> TrainingTa
         raise EquijaxError(f"training.path_gate: this {model.name} has no gate on its paths; remove it")
     objective = HamiltonianObjective(Sizes.of([*train, *valid]), dataset.functional, experiment.seed, gate)
     statistics = hamiltonian_statistics(train, elements, layout)
-    for limit in model.limits():
+    for limit in (*model.limits(), *_pairs_beyond(model.cutoff, [*train, *valid])):
         warnings.warn(limit, EquijaxWarning, stacklevel=2)
 
     def source(part: list[HamiltonianFrame], shuffle: bool) -> BatchSource:
@@ -186,7 +187,19 @@ def hamiltonian_training(experiment: Any) -> TrainingConfig:
     try:
         return experiment.training.for_hamiltonians()
     except ValueError as error:
-        raise EquijaxError(f"training.loss: {error}") from error
+        key = "training" if experiment.training.committee > 1 else "training.loss"
+        raise EquijaxError(f"{key}.{error}" if key == "training" else f"{key}: {error}") from error
+
+
+def _pairs_beyond(cutoff: float, frames: Sequence[HamiltonianFrame]) -> tuple[str, ...]:
+    """A sentence when a molecule is larger than the cutoff."""
+    size, frame = max(((float(pdist(f.graph.positions).max(initial=0.0)), f) for f in frames), key=lambda pair: pair[0])
+    if size <= cutoff:
+        return ()
+    return (
+        f"model.cutoff {cutoff:g} Å is less than the {size:.1f} Å between two atoms of {frame.structure.where}: such "
+        "atoms do not see each other; only the block between them sees their distance",
+    )
 
 
 def _refuse_missing_overlap(structures: Sequence[Structure]) -> None:

@@ -33,6 +33,7 @@ from equijax.train.setup import (
 )
 from equijax.train.step import TrainState, initial_state
 from equijax.train.trainer import Trainer
+from equijax.train.uncertainty_metrics import calibrated_committee
 from equijax.weights.atomic_file import write_atomically
 
 
@@ -90,7 +91,7 @@ def start_or_restore(
     factors = learning_rate_factors(task.training, params)
     trained, frozen = trained_and_frozen(params, factors)
     optimizer = build_optimizer(task.training.optimizer, trained, factors)
-    state = initial_state(trained, optimizer, task.training.ema_decay, frozen)
+    state = initial_state(trained, optimizer, task.training.ema_decay, frozen, task.training.committee)
     best = jax.tree.map(np.array, jax.device_get(params))
     store = CheckpointStore(directory.checkpoints, task.training.keep_checkpoints)
     store.remove_unfinished()
@@ -121,11 +122,12 @@ def describe(task: TrainingTask, trainer: Trainer, display: Display) -> None:
         display.message(line)
     params = trainer.state.all_params
     parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
+    members = f"committee of {task.training.committee}, " if task.training.committee > 1 else ""
     shapes = task.train.capacities
     largest = shapes[-1]
     display.message(
         f"{len(task.new_frames)} training and {len(task.valid.frames)} validation frames; "
-        f"{parameters} parameters; {task.dtype} on {jax.default_backend()}"
+        f"{members}{parameters} parameters; {task.dtype} on {jax.default_backend()}"
     )
     display.message(
         f"{len(task.train.plan(0))} batches per epoch in {len(shapes)} padded "
@@ -168,8 +170,10 @@ def finish(task: TrainingTask, directory: RunDirectory, trainer: Trainer, displa
     """Write the model, its errors on validation and test sets, predictions, and the report."""
     objective = task.objective
     model = objective.model(task, trainer.best, trainer.progress)
-    objective.save(model, directory.model)
     sets = {"valid": [frame.structure for frame in task.valid.frames], **task.test, **replayed_sets(task)}
+    if task.training.committee > 1 and model.uncertainties:
+        model = calibrated_committee(model, sets["valid"])
+    objective.save(model, directory.model)
     metrics = {}
     for name, structures in sets.items():
         result = objective.evaluate(model, structures)

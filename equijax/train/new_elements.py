@@ -29,6 +29,8 @@ def with_new_elements(
     architecture cannot take elements over: a parameter whose shape does not grow row by row, or energies of the
     old elements that would change.
     """
+    if potential.committee is not None:
+        raise EquijaxError("a committee cannot take new elements; expected one model")
     if potential.targets:
         raise EquijaxError(
             f"a model with targets ({', '.join(potential.targets)}) cannot take new elements, whose shifts are not "

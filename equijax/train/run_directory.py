@@ -28,6 +28,9 @@ SAFE_TO_CHANGE = (
     "training.on_nan",
 )
 
+# What a run did whose configuration is from before there were these fields.
+BEFORE_THERE_WAS = {"training.committee": 1}
+
 
 class RunDirectory:
     """Paths of one run: `config.yaml`, `metrics.jsonl`, `checkpoints/`, `model.safetensors`, and so on."""
@@ -154,7 +157,7 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 def refuse_changes(stored: Mapping[str, Any], current: Mapping[str, Any], run: Path) -> list[str]:
     """Differences that are safe, as lines `key: old -> new`; raises with the full diff when one is not."""
-    old, new = flatten(stored), flatten(current)
+    old, new = BEFORE_THERE_WAS | flatten(stored), BEFORE_THERE_WAS | flatten(current)
     safe: list[str] = []
     unsafe: list[str] = []
     schedule = dict(stored).get("training", {}).get("schedule", {})

@@ -107,6 +107,7 @@ def task_from_dataset(
     present = {label for structure in everything for label in structure.labels}
     training: TrainingConfig = experiment.training.for_labels(targets, present)
     elements = elements_of(dataset.train) if start is None else start.potential.elements
+    _refuse_other_committee(start, training.committee)
     _refuse_unseen_elements(start, [*dataset.train, *(old_dataset.train if old_dataset is not None else ())])
 
     def frames(structures: list[Structure], atomic_energies: dict[int, float]) -> list[LabelledFrame]:
@@ -202,6 +203,19 @@ def _refuse_unseen_elements(start: StartingPoint | None, train: list[Structure])
         )
 
 
+def _refuse_other_committee(start: StartingPoint | None, committee: int) -> None:
+    """Copies of one model would have no spread, and a committee is not one model."""
+    found = None if start is None else start.potential.committee or 1
+    if start is None or found == committee:
+        return
+    if found == 1:
+        raise EquijaxError(
+            f"training.committee: is {committee}, and {start.file} holds one model, of which all members would be "
+            "copies; expected 1, or a committee to start from"
+        )
+    raise EquijaxError(f"training.committee: is {committee}, and {start.file} holds a committee; expected {found}")
+
+
 def model_statistics(train: list[LabelledFrame], elements: tuple[int, ...]) -> ModelStatistics:
     """Neighbour count, scale and shift of the model from the training frames.
 
@@ -260,6 +274,7 @@ def best_potential(task: TrainingTask, params: Any, progress: Progress) -> Poten
         targets=task.objective.targets,
         target_statistics=task.objective.target_statistics,
         trained=trained_labels(task),
+        committee=task.training.committee if task.training.committee > 1 else None,
     )
 
 
@@ -300,7 +315,7 @@ def provenance(start: StartingPoint, replay: Replay | None) -> dict[str, Any]:
 def initial_parameters(task: TrainingTask) -> Any:
     """Random parameters from the seed, or those of the start model, in the precision of the run.
 
-    Call it inside `precision(task.dtype)`.
+    Member k of a committee has those of the run with seed + k. Call it inside `precision(task.dtype)`.
     """
     known = {} if task.start is None else flatten_parameters(task.start.potential.params)
     if task.start is not None and not task.start.new_heads:
@@ -312,8 +327,12 @@ def initial_parameters(task: TrainingTask) -> Any:
         return jax.tree.map(lambda leaf: leaf.astype(task.dtype), params)
 
     # One use: a compilation without optimisation takes a third of the time.
-    fresh = jit(init, compiler_options={"xla_backend_optimization_level": "0"})(jax.random.key(task.seed))
-    leaves = flatten_parameters(jax.device_get(fresh))
+    compiled = jit(init, compiler_options={"xla_backend_optimization_level": "0"})
+    members = [
+        flatten_parameters(jax.device_get(compiled(jax.random.key(task.seed + k))))
+        for k in range(task.training.committee)
+    ]
+    leaves = members[0] if len(members) == 1 else {path: np.stack([m[path] for m in members]) for path in members[0]}
     return jax.tree.map(
         lambda leaf: jnp.array(leaf, task.dtype),
         nest_parameters({path: known.get(path, leaf) for path, leaf in leaves.items()}),

@@ -21,6 +21,9 @@ from equijax.train.parameter_groups import merged
 
 Params = Any
 
+COMMITTEE = "committee"
+"""The axis over the members of a committee in a compiled step."""
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +31,8 @@ class TrainState:
     """What a step changes. `average` is None without EMA; `skipped` counts non-finite batches (int32).
 
     `params` are the trained ones and `frozen` the others (None when all are trained), as `trained_and_frozen` parts
-    them: what is frozen has neither gradient nor optimiser state nor average.
+    them: what is frozen has neither gradient nor optimiser state nor average. Of a committee they, `opt_state` and
+    `average` have an axis over the members in front; the counts are those of all.
     """
 
     params: Params
@@ -50,12 +54,16 @@ class TrainState:
 
 
 def initial_state(
-    params: Params, optimizer: optax.GradientTransformation, ema_decay: float | None, frozen: Params | None = None
+    params: Params,
+    optimizer: optax.GradientTransformation,
+    ema_decay: float | None,
+    frozen: Params | None = None,
+    committee: int = 1,
 ) -> TrainState:
     """State before the first step. The average starts as a copy: donated buffers must not be shared."""
     return TrainState(
         params=params,
-        opt_state=optimizer.init(params),
+        opt_state=optimizer.init(params) if committee == 1 else jax.vmap(optimizer.init)(params),
         average=None if ema_decay is None else jax.tree.map(jnp.copy, params),
         updates=jnp.zeros((), jnp.int32),
         skipped=jnp.zeros((), jnp.int32),
@@ -90,8 +98,10 @@ def build_train_step(
     When the loss or the gradient is not finite the update is left out and `skipped` grows by one; once it has
     exceeded `training.allowed_skips` every further update is left out too, so that the state still is the one
     that met the bad batch when the host, a step or two later, reads `metrics["finite"]`.
-    `counter` counts compiled shapes.
+    `counter` counts compiled shapes. The members of a committee take the same batch, each its own gradient, norm and
+    moments; the metrics are means over them, and an update is left out for all when it is not finite for one.
     """
+    is_committee = training.committee > 1
 
     def step(state: TrainState, batch: Any, learning_rate: Any, weights: dict[str, Any]) -> Any:
         def of_trained(trained: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -101,6 +111,8 @@ def build_train_step(
         (value, sums), gradient = jax.value_and_grad(of_trained, has_aux=True)(state.params)
         norm = global_norm(gradient)
         finite = jnp.isfinite(value) & jnp.isfinite(norm)
+        if is_committee:
+            finite = jax.lax.psum((~finite).astype(jnp.int32), COMMITTEE) == 0
         apply = finite & (state.skipped <= training.allowed_skips)
 
         clipped = clip_by_norm(gradient, norm, training.clip_grad_norm)
@@ -118,13 +130,28 @@ def build_train_step(
         metrics = {**sums, "loss": value, "grad_norm": norm, "finite": finite}
         return TrainState(params, opt_state, average, updates, skipped, state.frozen), metrics
 
-    return jit(counter.wrap(step), donate_argnums=0)
+    def committee_step(state: TrainState, batch: Any, learning_rate: Any, weights: dict[str, Any]) -> Any:
+        axes = TrainState(params=0, opt_state=0, average=0, updates=None, skipped=None, frozen=0)  # type: ignore[arg-type]
+        together = jax.vmap(step, in_axes=(axes, None, None, None), out_axes=(axes, 0), axis_name=COMMITTEE)
+        state, metrics = together(state, batch, learning_rate, weights)
+        finite = jnp.all(metrics.pop("finite"))
+        return state, over_members(metrics) | {"finite": finite}
+
+    return jit(counter.wrap(committee_step if is_committee else step, "step"), donate_argnums=0)
+
+
+def over_members(sums: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Means over the members of a committee, [K] to scalars."""
+    return {name: jnp.mean(value, axis=0) for name, value in sums.items()}
 
 
 def build_evaluation_step(
-    objective: Objective, module: Any, loss: LossConfig, counter: CompileCounter
+    objective: Objective, module: Any, loss: LossConfig, counter: CompileCounter, committee: int = 1
 ) -> Callable[[Params, Any], dict[str, jax.Array]]:
-    """Compile `(params, batch) -> sums` with `finite_graphs` [G]: False where a prediction is NaN or infinite."""
+    """Compile `(params, batch) -> sums` with `finite_graphs` [G]: False where a prediction is NaN or infinite.
+
+    Of a committee the sums are means over the members: errors are those of a member, not of their mean prediction.
+    """
 
     def evaluate(params: Params, batch: Any) -> dict[str, jax.Array]:
         prediction = objective.predict(module, params, batch)
@@ -133,4 +160,9 @@ def build_evaluation_step(
             "finite_graphs": objective.finite_graphs(prediction, batch),
         }
 
-    return jit(counter.wrap(evaluate))
+    def evaluate_committee(params: Params, batch: Any) -> dict[str, jax.Array]:
+        sums = jax.vmap(evaluate, in_axes=(0, None))(params, batch)
+        finite = jnp.all(sums.pop("finite_graphs"), axis=0)
+        return over_members(sums) | {"finite_graphs": finite}
+
+    return jit(counter.wrap(evaluate if committee == 1 else evaluate_committee, "evaluate"))

@@ -348,7 +348,9 @@ class Trainer:
         loss = measured_loss(stage_loss, self.task.observed)
         key = ("evaluate", loss.model_dump_json())
         if key not in self._compiled:
-            self._compiled[key] = build_evaluation_step(self.task.objective, self.task.module, loss, self.counter)
+            self._compiled[key] = build_evaluation_step(
+                self.task.objective, self.task.module, loss, self.counter, self.training.committee
+            )
         return self._compiled[key]
 
     def _active_weights(self, loss: LossConfig) -> dict[str, float]:

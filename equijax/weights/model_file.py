@@ -20,7 +20,9 @@ from typing import Any
 import numpy as np
 
 from equijax.errors import EquijaxError, did_you_mean, located
+from equijax.potential.last_layer import LastLayer
 from equijax.potential.potential import Potential
+from equijax.potential.uncertainty import Calibration
 from equijax.weights.atomic_file import write_atomically
 
 FORMAT_VERSION = 1
@@ -30,6 +32,9 @@ MAX_HEADER_BYTES = 10_000_000
 MAX_INTEGER = 100_000
 """The largest integer that a config in a model file may hold, also inside text such as irreps."""
 
+LAST_LAYER = "last_layer"
+"""Where the matrix of the last layer's features lies among the tensors; no module has this name."""
+
 DTYPES = {"F32": "float32", "F64": "float64"}
 
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
@@ -38,7 +43,10 @@ UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
 def save_potential(potential: Potential, path: str | Path) -> Path:
     """Write `potential` to `path`, which ends in .safetensors. The file is complete or not there at all."""
-    return write_model_file(Path(path), describe(potential), potential.params)
+    tensors = dict(potential.params)
+    if potential.last_layer is not None:
+        tensors[LAST_LAYER] = {"gram": np.asarray(potential.last_layer.gram, np.float64)}
+    return write_model_file(Path(path), describe(potential), tensors)
 
 
 def write_model_file(path: Path, description: Mapping[str, Any], params: Mapping[str, Any]) -> Path:
@@ -134,6 +142,9 @@ def describe(potential: Potential) -> dict[str, Any]:
         "dtype": potential.dtype,
         "versions": versions(),
         "metadata": dict(potential.metadata),
+        "committee": potential.committee,
+        "calibration": None if potential.calibration is None else dataclasses.asdict(potential.calibration),
+        "regulariser": None if potential.last_layer is None else float(potential.last_layer.regulariser),
     }
 
 
@@ -241,6 +252,13 @@ def _build(description: dict[str, Any], tensors: dict[str, np.ndarray], path: Pa
         # Files from before there were targets have neither entry.
         targets, target_statistics = _targets(description.get("targets", {}), path)
         trained = description.get("trained")
+        # Files from before there were uncertainties have none of these entries.
+        committee = description.get("committee")
+        if not (committee is None or (isinstance(committee, int) and not isinstance(committee, bool))):
+            raise located(f"is {committee!r}", file=path, key="committee", expected="a whole number or null")
+        last_layer, tensors = _last_layer(description, tensors, path)
+        factors = description.get("calibration")
+        calibration = None if factors is None else Calibration(**{k: float(v) for k, v in factors.items()})
     except EquijaxError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -256,6 +274,9 @@ def _build(description: dict[str, Any], tensors: dict[str, np.ndarray], path: Pa
             targets=targets,
             target_statistics=target_statistics,
             trained=None if trained is None else tuple(str(name) for name in trained),
+            committee=committee,
+            last_layer=last_layer,
+            calibration=calibration,
         )
         potential.check_parameters()
     except EquijaxError as error:
@@ -278,6 +299,23 @@ def model_config(section: Any, path: Path) -> Any:
             fix="`equijax predict`, `evaluate` and `scf` take this model",
         )
     return config_of(MODELS, section, path)
+
+
+def _last_layer(
+    description: Mapping[str, Any], tensors: Mapping[str, np.ndarray], path: Path
+) -> tuple[LastLayer | None, dict[str, np.ndarray]]:
+    """What makes uncertainties of the last layer, and the tensors without it."""
+    own = {name: tensor for name, tensor in tensors.items() if name.startswith(f"{LAST_LAYER}/")}
+    others = {name: tensor for name, tensor in tensors.items() if name not in own}
+    regulariser = description.get("regulariser")
+    if (regulariser is None) != (not own) or own.keys() - {f"{LAST_LAYER}/gram"}:
+        raise located(
+            f"has the tensors {', '.join(own) or 'none'} and the regulariser {regulariser}",
+            file=path,
+            key=LAST_LAYER,
+            expected=f"{LAST_LAYER}/gram with a regulariser, or neither",
+        )
+    return (LastLayer(own[f"{LAST_LAYER}/gram"], float(regulariser)) if own else None), others
 
 
 def _targets(section: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
