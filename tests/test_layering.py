@@ -23,11 +23,11 @@ LAYERS = (
     {"nn"},
     {"models"},
     {"potential", "hamiltonians"},
-    {"weights", "model_check"},
+    {"weights"},
     {"report"},
     {"train"},
     {"experiment"},
-    {"calculators", "md", "statics"},
+    {"calculators", "md", "statics", "checks"},
     {"bench"},
     {"cli"},
 )

@@ -156,20 +156,3 @@ def arrays(model: HamiltonianModel, frames: Sequence[Structure], results: Sequen
     if "dipole" in results[0]:
         found["dipole"] = np.stack([result["dipole"] for result in results])
     return found
-
-
-def check_hamiltonian_model(model: HamiltonianModel) -> tuple[list[str], list[dict[str, Any]], bool]:
-    """Lines, JSON rows and the verdict of the symmetries that every model of Hamiltonians must have."""
-    from equijax.hamiltonians.check import check_model
-
-    rows = [
-        {"name": name, "deviation": deviation, "tolerance": tolerance, "unit": "Hartree",
-         "passed": bool(deviation <= tolerance)}
-        for name, deviation, tolerance in check_model(model)
-    ]  # fmt: skip
-    lines = [
-        f"{'ok  ' if row['passed'] else 'FAIL'} {row['name']:45s} {row['deviation']:.1e} Hartree "
-        f"(allowed {row['tolerance']:.1e})"
-        for row in rows
-    ]
-    return lines, rows, all(row["passed"] for row in rows)

@@ -208,9 +208,17 @@ def test_predict_writes_what_the_model_says_and_not_the_labels(run_directory, tm
 
 def test_check_a_model_and_an_experiment(run_directory, tmp_path, capsys):
     result = tmp_path / "check.json"
-    assert cli.run(["check", str(run_directory / "model.safetensors"), "--json", str(result)]) == 0
-    assert capsys.readouterr().out.count("ok  ") == 10
-    assert all(entry["passed"] for entry in json.loads(result.read_text())["checks"])
+    page = tmp_path / "check.html"
+    model = str(run_directory / "model.safetensors")
+    assert cli.run(["check", model, "--report", str(page), "--json", str(result)]) == 0
+    out = capsys.readouterr().out
+    assert f"3 of 60 frames of {run_directory}/predictions_300K.npz" in out
+    assert "FAIL" not in out
+    found = json.loads(result.read_text())
+    assert all(entry["passed"] for entry in found["checks"])
+    assert found["verdict"] in ("pass", "warn")
+    assert page.read_text().count("data:image/png;base64") == 2
+    assert "--data: is for models" in refused(capsys, "check", QUICKSTART, "--data", "data/ethanol/test_300K.xyz")
     assert cli.run(["check", QUICKSTART, "--json", str(result)]) == 0
     assert "labels: energy" in capsys.readouterr().out
     assert "plan" in json.loads(result.read_text())
@@ -266,8 +274,8 @@ def test_md_writes_a_trajectory_that_the_report_shows(run_directory, capsys):
 def test_md_refuses_what_it_cannot_do(run_directory, capsys, tmp_path):
     model, start = str(run_directory / "model.safetensors"), "data/ethanol/test_300K.xyz"
     output = ["--output", str(tmp_path / "a.xyz")]
-    message = refused(capsys, "md", model, start, *output, "--engine", "jit")
-    assert message == "--engine: jit is not available yet; use --engine ase"
+    message = refused(capsys, "md", model, start, *output, "--engine", "jti")
+    assert message == "there is no engine 'jti'; did you mean 'jit'?"
     assert "there is no such model file" in refused(capsys, "md", "nothing.safetensors", start, *output)
     assert "nothing.xyz: no such file" in refused(capsys, "md", model, "nothing.xyz", *output)
     assert "ensemble" in refused(capsys, "md", model, start, *output, "--ensemble", "nvt")
