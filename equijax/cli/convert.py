@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Convert the weights of other programs.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Convert weights and data of other programs.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.callback()
@@ -64,3 +64,33 @@ def torchmd_net(
     from equijax.weights.torchmd_net_import import convert_torchmd_net
 
     typer.echo(convert_torchmd_net(source, output, energy_unit, elements, num_atoms, total_charge))
+
+
+@app.command("hamiltonians")
+def hamiltonians(
+    source: Annotated[Path, typer.Argument(help="QH9 (.db, .lmdb), MD17 Hamiltonians (.db), or an .npz.")],
+    output: Annotated[Path, typer.Argument(help="OUT.npz")],
+    functional: Annotated[
+        str | None, typer.Option(help="Of a file that does not say it, such as b3lyp5.", show_default="by its name")
+    ] = None,
+    complete: Annotated[bool, typer.Option(help="Compute missing overlaps and H0 with PySCF.")] = True,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many molecules, from the first.")] = None,
+) -> None:
+    """Hamiltonians in the layout that training reads, with overlaps and initial Hamiltonians.
+
+    What is computed is kept in SOURCE.pyscf.db, where an interrupted conversion goes on.
+    """
+    from equijax.hamiltonians.matrix_file import write_hamiltonians
+    from equijax.hamiltonians.pyscf_bridge import complete_with_pyscf
+    from equijax.hamiltonians.readers import read_hamiltonians
+
+    structures = read_hamiltonians(source, functional=functional, limit=limit)
+    if complete:
+        structures = complete_with_pyscf(structures, show=_progress)
+    write_hamiltonians(output, structures)
+    typer.echo(f"wrote {len(structures)} molecules to {output}: {', '.join(structures[0].labels)}")
+
+
+def _progress(done: int, total: int) -> None:
+    if done % 1000 == 0:
+        typer.echo(f"{done} of {total} molecules")

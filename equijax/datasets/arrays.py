@@ -42,6 +42,11 @@ MAX_RATIO = 1000
 
 def read_npz(path: str | Path) -> Iterator[RawFrame]:
     """Frames of an npz archive of plain arrays. Object arrays, which hold pickles, are refused unread."""
+    yield from frames_from_arrays(npz_arrays(path), str(path))
+
+
+def npz_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """All arrays of an npz archive by name. Raises EquijaxError for object arrays and for archives that blow up."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -60,7 +65,7 @@ def read_npz(path: str | Path) -> Iterator[RawFrame]:
             except (ValueError, zipfile.BadZipFile, OSError, EOFError) as error:
                 reason = "holds Python objects, which are never loaded" if "pickle" in str(error) else str(error)
                 raise EquijaxError(f"{path}: {name}: {reason}; expected a plain array") from None
-    yield from frames_from_arrays(tables, str(path))
+    return tables
 
 
 def read_hdf5(path: str | Path) -> Iterator[RawFrame]:

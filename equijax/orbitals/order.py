@@ -8,8 +8,8 @@ real solid harmonics of quantum chemistry with the polar axis z. Two programs li
 | `pyscf` | x, y, z = m 1, -1, 0 | m = -l..l | all + |
 | `orca` | z, x, y = m 0, 1, -1 | m = 0, 1, -1, 2, -2, ... | - for abs(m) >= 3 of f and g |
 
-PySCF's is tested against integrals of PySCF 2.14 up to g. ORCA's s, p and d are those of the MD17 Hamiltonians
-(arXiv 2205.10033); its f and g follow the IOData library, and no file of ORCA was at hand to try them.
+PySCF's is tested against integrals of PySCF 2.14 up to g. ORCA's s, p and d are those of the MD17 Hamiltonians as QHNet
+reads them (arXiv 2306.04922); its f and g follow the IOData library, and no file of ORCA was at hand to try them.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ def _harmonics(vectors: np.ndarray) -> np.ndarray:
     flat = vectors.reshape(-1, 3)
     length = np.linalg.norm(flat, axis=1, keepdims=True)
     # Few shapes, few compilations.
-    padded = np.zeros((max(16, 1 << (len(flat) - 1).bit_length()), 3))
+    padded = np.zeros((max(64, 1 << (len(flat) - 1).bit_length()), 3))
     padded[: len(flat)] = flat / np.where(length > 0, length, 1.0)
     with precision("float64"):
         found = np.asarray(_spherical_harmonics()(padded))

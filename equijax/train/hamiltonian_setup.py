@@ -75,7 +75,7 @@ def load_hamiltonian_dataset(config: DatasetConfig, seed: int) -> HamiltonianDat
                         file=structure.file,
                         frame=structure.frame,
                         key=label,
-                        fix="equijax.hamiltonians.pyscf_bridge.initial_hamiltonian computes H0",
+                        fix=f"run: equijax convert hamiltonians {structure.file} OUT.npz, which completes it",
                     )
         return structures
 

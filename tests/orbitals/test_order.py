@@ -62,7 +62,7 @@ def test_components_are_the_harmonics_of_permuted_vectors(program, degree):
 
 
 def test_gathers_of_the_published_data():
-    """QH9 and MD17 code lists p and d as gathers: arXiv 2306.09549 and 2205.10033."""
+    """The gathers of QH9 and MD17 data: arXiv 2306.09549 and 2306.04922."""
     assert orbital_order([1], "pyscf").places.tolist() == [1, 2, 0]
     assert orbital_order([1], "orca").places.tolist() == [2, 0, 1]
     assert orbital_order([2], "orca").places.tolist() == [4, 2, 0, 1, 3]
