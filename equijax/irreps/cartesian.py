@@ -181,8 +181,8 @@ def _decomposed(formula: str, parity: str, traceless: bool) -> tuple[Irreps, np.
     for l in range(rank if traceless else 0, rank + 1):
         paths = np.stack([rows for degree, rows in _coupled(rank) if degree == l] or [np.zeros((2 * l + 1, 3**rank))])
         tensors = paths.reshape(*paths.shape[:2], *(3,) * rank)
-        projected = sum(s * np.moveaxis(tensors, [2 + p for p in g], range(2, 2 + rank)) for g, s in group.items())
-        projected = projected.reshape(paths.shape) / len(group)
+        moved = [s * np.moveaxis(tensors, [2 + p for p in g], range(2, 2 + rank)) for g, s in group.items()]
+        projected = np.mean(moved, axis=0).reshape(paths.shape)
         # The projector acts on paths alone: its matrix is that of any one component.
         mixing = _orthonormalised(np.einsum("pma,qma->qp", paths, projected) / (2 * l + 1))
         if len(mixing):

@@ -51,9 +51,7 @@ class QHNetConfig(StrictModel):
 
     def limits(self) -> tuple[str, ...]:
         """What this form of the model leaves out; training and `equijax check` show it."""
-        return (
-            f"atoms further apart than model.cutoff {self.cutoff:g} Å do not see each other, only their block does",
-        )
+        return ()
 
     def build(self, statistics: HamiltonianStatistics, kept_paths: KeptPaths | None = None) -> QHNet:
         return QHNet(self, statistics)

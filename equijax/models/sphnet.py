@@ -78,13 +78,12 @@ class SPHNetConfig(StrictModel):
 
     def limits(self) -> tuple[str, ...]:
         """What this form of the model leaves out; training and `equijax check` show it."""
-        said = [f"atoms further apart than model.cutoff {self.cutoff:g} Å do not see each other, only their block does"]
-        if self.pair_sparsity > 0:
-            said.append(
-                f"model.pair_sparsity {self.pair_sparsity:g}: that share of the pairs of a molecule gets its features "
-                f"from the first pair layer only"
-            )
-        return tuple(said)
+        if self.pair_sparsity == 0:
+            return ()
+        return (
+            f"model.pair_sparsity {self.pair_sparsity:g}: that share of the pairs of a molecule gets its features "
+            f"from the first pair layer only",
+        )
 
     def build(self, statistics: HamiltonianStatistics, kept_paths: KeptPaths | None = None) -> SPHNet:
         return SPHNet(self, statistics, kept_paths)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from equijax.cli.reference import template_text
 from equijax.config.yaml import validate
-from equijax.errors import EquijaxError
+from equijax.errors import EquijaxError, EquijaxWarning
 from equijax.experiment import ExperimentConfig, load_experiment
 from equijax.train.hamiltonian_setup import hamiltonian_task, hamiltonian_training, load_hamiltonian_dataset
 from equijax.train.preview import preview
@@ -75,6 +76,17 @@ def test_options_that_mean_nothing_here_are_refused(config, override, message):
         preview(load_experiment(config, overrides))
 
 
+def test_a_cutoff_shorter_than_a_molecule_is_named(config):
+    experiment = load_experiment(config, ["model.pair_sparsity=0.0"])
+    dataset = load_hamiltonian_dataset(experiment.dataset, experiment.seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        hamiltonian_task(experiment, dataset)
+    short = load_experiment(config, ["model.pair_sparsity=0.0", "model.cutoff=1.0", "model.vector_cutoff=1.0"])
+    with pytest.warns(EquijaxWarning, match=r"model.cutoff 1 Å is less than the 1\.\d Å between .*train.npz frame \d"):
+        hamiltonian_task(short, dataset)
+
+
 def test_data_of_two_methods_and_of_unseen_elements_are_refused(config):
     data = dict(np.load(config.parent / "test.npz"))
     np.savez(config.parent / "test.npz", **{**data, "functional": np.array("pbe")})
@@ -88,7 +100,6 @@ def test_data_of_two_methods_and_of_unseen_elements_are_refused(config):
 
 
 @pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*_sphnet*.yaml")) + sorted(EXPERIMENTS.glob("*_qhnet*.yaml")))
-@pytest.mark.filterwarnings("ignore:atoms further apart")
 def test_shipped_experiments_are_sound(path):
     experiment = load_experiment(path)
     hamiltonian_training(experiment)
