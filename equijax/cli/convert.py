@@ -74,7 +74,8 @@ def hamiltonians(
         str | None, typer.Option(help="Of a file that does not say it, such as b3lyp5.", show_default="by its name")
     ] = None,
     complete: Annotated[bool, typer.Option(help="Compute missing overlaps and H0 with PySCF.")] = True,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only so many molecules, from the first.")] = None,
+    start: Annotated[int, typer.Option(min=0, help="Number of the first molecule.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many molecules.")] = None,
 ) -> None:
     """Hamiltonians in the layout that training reads, with overlaps and initial Hamiltonians.
 
@@ -84,7 +85,7 @@ def hamiltonians(
     from equijax.hamiltonians.pyscf_bridge import complete_with_pyscf
     from equijax.hamiltonians.readers import read_hamiltonians
 
-    structures = read_hamiltonians(source, functional=functional, limit=limit)
+    structures = read_hamiltonians(source, functional=functional, start=start, limit=limit)
     if complete:
         structures = complete_with_pyscf(structures, show=_progress)
     write_hamiltonians(output, structures)

@@ -92,12 +92,12 @@ def _print(result: Evaluation) -> None:
 
 
 def molecules(path: Path) -> list[Structure]:
-    """Structures of a file of Hamiltonians (.npz), with its H0 and S, or of any file that ASE reads."""
+    """Structures of a file of Hamiltonians, with the H0 and S that it has, or of any file that ASE reads."""
     from equijax.cli.predict import read_images
-    from equijax.hamiltonians.readers import read_hamiltonians
+    from equijax.hamiltonians.readers import holds_hamiltonians, read_hamiltonians
     from equijax.structure import Structure
 
-    if path.suffix == ".npz":
+    if holds_hamiltonians(path):
         return read_hamiltonians(path)
     images = [Structure.from_ase(image) for image in read_images(path)]
     return [_named(structure, path, frame) for frame, structure in enumerate(images)]

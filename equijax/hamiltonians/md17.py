@@ -78,7 +78,8 @@ def _matrix(raw: RawFrame, key: str, nao: int) -> np.ndarray:
         found = ", ".join(sorted({*raw.info, *raw.arrays})) or "nothing"
         raise located("missing", **place, expected=f"an array [{nao}, {nao}] in data; found {found}")
     if isinstance(value, str):
-        shape, dtype = raw.info.get(f"_shape_{key}"), raw.info.get(f"_dtype_{key}")
+        shape: Any = raw.info.get(f"_shape_{key}")
+        dtype = raw.info.get(f"_dtype_{key}")
         if dtype not in ("float64", "float32", "<f8", "<f4") or np.shape(shape) != (2,):
             raise located("is text without _shape and _dtype of numbers", **place)
         try:

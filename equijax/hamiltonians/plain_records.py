@@ -25,8 +25,9 @@ def plain_record(data: bytes) -> dict[str, Any]:
     stack: list[Any] = []
     memo: dict[int, Any] = {}
     try:
-        for instruction, argument, _ in pickletools.genops(data):
+        for instruction, value, _ in pickletools.genops(data):
             name = instruction.name
+            argument: Any = value
             if name in _VALUES:
                 stack.append(_CONSTANTS.get(name, argument))
             elif name == "MARK":

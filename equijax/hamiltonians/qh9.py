@@ -51,7 +51,9 @@ def read_qh9_lmdb(path: Path, functional: str | None = None) -> Iterator[Structu
         import lmdb
     except ImportError as error:
         raise located(
-            "is an LMDB database, and the package lmdb is not installed", file=path, fix="run: pip install lmdb"
+            "is an LMDB database, and the package lmdb is not installed",
+            file=path,
+            fix="run: pip install 'equijax[data]'",
         ) from error
     try:
         with (

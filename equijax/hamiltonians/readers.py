@@ -12,6 +12,7 @@ What a file is, its first bytes say; its name says nothing but the level of theo
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ import numpy as np
 
 from equijax.datasets.files import sniff
 from equijax.errors import EquijaxWarning, located
+from equijax.hamiltonians.levels import PUBLISHED
 from equijax.hamiltonians.matrix_file import read_matrix_file
 from equijax.hamiltonians.md17 import read_md17
 from equijax.hamiltonians.qh9 import COLUMNS, read_qh9_lmdb, read_qh9_sqlite
@@ -34,8 +36,10 @@ _ASYMMETRY = 1e-4
 _BONDS = (0.65, 1.5)
 
 
-def read_hamiltonians(path: str | Path, *, functional: str | None = None, limit: int | None = None) -> list[Structure]:
-    """All molecules of a file, or the first `limit`, with the labels `hamiltonian`, `overlap` and
+def read_hamiltonians(
+    path: str | Path, *, functional: str | None = None, start: int = 0, limit: int | None = None
+) -> list[Structure]:
+    """All molecules of a file, or `limit` of them from number `start`, with the labels `hamiltonian`, `overlap` and
     `initial_hamiltonian` that it has.
 
     `functional` is that of a file which does not say it and has not the name of a published set. Matrices that are
@@ -43,14 +47,11 @@ def read_hamiltonians(path: str | Path, *, functional: str | None = None, limit:
     other kinds, and for matrices that are not finite, not symmetric, or not of molecules with the usual bonds.
     """
     path = Path(path)
-    structures: list[Structure] = []
-    for structure in _reader(path)(path, functional):
+    structures = list(itertools.islice(_reader(path)(path, functional), start, limit and start + limit))
+    for structure in structures:
         _check_matrices(structure)
-        structures.append(structure)
-        if limit is not None and len(structures) >= limit:
-            break
     if not structures:
-        raise located("has no molecules", file=path)
+        raise located("has no molecules" if start == 0 else f"has no molecules from number {start}", file=path)
     _check_lengths(structures)
     unconverged = [s.frame for s in structures if s.info.get("converged") == 0]
     if unconverged:
@@ -61,6 +62,11 @@ def read_hamiltonians(path: str | Path, *, functional: str | None = None, limit:
             stacklevel=2,
         )
     return structures
+
+
+def holds_hamiltonians(path: Path) -> bool:
+    """Whether a file is for `read_hamiltonians` by its name: .npz, LMDB, or a published set; not its content."""
+    return path.suffix in (".npz", ".mdb", ".lmdb") or path.name.startswith(tuple(PUBLISHED))
 
 
 def _reader(path: Path) -> Reader:

@@ -59,7 +59,9 @@ def test_qh9_sqlite(molecules, tmp_path, name, dynamic, functional):
     assert_same(found, molecules, functional=functional)
     assert [s.info["id"] for s in found] == ([100, 101, 102, 103, 104] if dynamic else [1, 2, 3, 4, 5])
     assert found[0].file == str(path)
-    assert len(read_hamiltonians(path, limit=2)) == 2
+    assert [s.frame for s in read_hamiltonians(path, start=1, limit=2)] == [1, 2]
+    with pytest.raises(EquijaxError, match="has no molecules from number 5"):
+        read_hamiltonians(path, start=5)
 
 
 @pytest.mark.parametrize("protocol", [3, 4, 5])

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from equijax.errors import EquijaxError
 from equijax.orbitals.blocks import assemble, pack
 from equijax.orbitals.layout import LAYOUTS, layout_for
+from equijax.orbitals.order import matrix_from_e3nn, matrix_to_e3nn
 
-from .conftest import SHELLS
+from .conftest import SHELLS, full
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -72,3 +73,13 @@ def test_blocks_of_random_molecules_and_back(data, name, seed):
 def test_a_matrix_of_another_molecule_is_refused():
     with pytest.raises(EquijaxError, match=r"shape \(24, 24\); expected \(19, 19\)"):
         pack(np.eye(24), [8, 1], LAYOUTS["def2-svp"])
+
+
+@pytest.mark.parametrize(("name", "key"), [("def2-svp", "H"), ("def2-svp-ar", "H"), ("def2-tzvp", "S")])
+def test_blocks_of_pyscf_matrices_and_back(pyscf_matrices, name, key):
+    layout = LAYOUTS[name]
+    numbers = pyscf_matrices[f"{layout.basis}/atomic_numbers"]
+    degrees = layout.molecule_degrees(numbers)
+    matrix = full(pyscf_matrices[f"{layout.basis}/{key}/x"])
+    packed = pack(matrix_to_e3nn(matrix, degrees, "pyscf"), numbers, layout)
+    np.testing.assert_array_equal(matrix_from_e3nn(assemble(*packed, numbers, layout), degrees, "pyscf"), matrix)
