@@ -27,7 +27,7 @@ LAYERS = (
     {"report"},
     {"train"},
     {"experiment"},
-    {"calculators", "md", "statics", "checks"},
+    {"calculators", "md", "statics", "checks", "deploy"},
     {"bench"},
     {"cli"},
 )

@@ -12,9 +12,11 @@ import typer
 from equijax.cli import (
     average,
     bench,
+    calibrate,
     check,
     convert,
     evaluate,
+    export,
     md,
     predict,
     reference,
@@ -39,6 +41,7 @@ app = typer.Typer(
 )
 app.command()(train.train)
 app.command()(evaluate.evaluate)
+app.command()(calibrate.calibrate)
 app.command()(predict.predict)
 app.command()(md.md)
 app.command()(average.average)
@@ -48,6 +51,7 @@ app.command()(second_derivatives.hessian)
 app.command()(second_derivatives.phonons)
 app.command()(second_derivatives.elastic)
 app.command()(check.check)
+app.command()(export.export)
 app.command()(reference.report)
 app.command()(reference.doctor)
 app.command()(reference.template)
