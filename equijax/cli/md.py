@@ -10,21 +10,28 @@ import typer
 
 from equijax.cli.evaluate import check_dtype
 from equijax.cli.predict import read_images
-from equijax.errors import EquijaxError, did_you_mean, located
-
-ENGINES = ("ase", "jit")
+from equijax.errors import located
 
 
 def md(
     model: Annotated[Path, typer.Argument(help="Model file (.safetensors).")],
     structure: Annotated[Path, typer.Argument(help="Start: the last structure of a file that ASE reads.")],
-    output: Annotated[Path, typer.Option(help="Trajectory (.xyz or .traj); log and restart files go beside it.")],
-    ensemble: Annotated[str, typer.Option(help="nve, langevin or npt.")] = "langevin",
+    output: Annotated[Path, typer.Option(help="Trajectory (.xyz, .traj or .h5); the other files go beside it.")],
+    ensemble: Annotated[str, typer.Option(help="nve, langevin, nose-hoover, csvr, npt or npt-full.")] = "langevin",
     temperature: Annotated[float, typer.Option(help="K")] = 300.0,
+    final_temperature: Annotated[
+        float | None, typer.Option(help="K, reached in a straight line.", show_default="no ramp")
+    ] = None,
     timestep: Annotated[float, typer.Option(help="fs")] = 0.5,
     steps: Annotated[int, typer.Option(help="Steps in total.")] = 1000,
     friction: Annotated[float, typer.Option(help="1/fs, of the thermostat.")] = 0.01,
     pressure: Annotated[float, typer.Option(help="GPa, of npt.")] = 0.0,
+    final_pressure: Annotated[
+        float | None, typer.Option(help="GPa, reached in a straight line.", show_default="no ramp")
+    ] = None,
+    ramp_steps: Annotated[int | None, typer.Option(help="Steps of the ramps.", show_default="--steps")] = None,
+    barostat_period: Annotated[float, typer.Option(help="fs, of npt.")] = 1000.0,
+    replicas: Annotated[int, typer.Option(help="Copies with seeds of their own, run together.")] = 1,
     seed: Annotated[int, typer.Option(help="Of velocities and thermostat.")] = 0,
     keep_velocities: Annotated[
         bool, typer.Option("--keep-velocities", help="Start with the velocities of the structure.")
@@ -34,15 +41,15 @@ def md(
     restart: Annotated[bool, typer.Option("--restart", help="Continue a run that was stopped, bit for bit.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing output.")] = False,
     dtype: Annotated[str | None, typer.Option(help="float32 or float64.", show_default="the model's")] = None,
-    engine: Annotated[str, typer.Option(help="ase")] = "ase",
+    engine: Annotated[
+        str | None,
+        typer.Option(help="jit: the whole loop compiled; ase: step by step.", show_default="jit where it can"),
+    ] = None,
+    report: Annotated[bool, typer.Option(help="Write a page about the run.")] = True,
     quiet: Annotated[bool, typer.Option("--quiet", help="Only warnings and errors.")] = False,
 ) -> None:
     """Molecular dynamics with a trained model."""
     check_dtype(dtype)
-    if engine == "jit":
-        raise located("jit is not available yet", key="--engine", fix="use --engine ase")
-    if engine not in ENGINES:
-        raise EquijaxError(f"--engine: there is no '{engine}'; {did_you_mean(engine, ENGINES)}")
     if not model.is_file():
         raise located("there is no such model file", file=model)
     start = read_images(structure)[-1]
@@ -52,11 +59,14 @@ def md(
     from equijax.weights import load_potential as load
 
     require_healthy_backend()
+    has_ramp = final_temperature is not None or final_pressure is not None
     summary = run_md(
         load(model),
         start,
         steps=steps,
         output=output,
+        engine=engine,  # type: ignore[arg-type]  # checked there
+        replicas=replicas,
         write_every=write_every,
         log_every=log_every,
         restart=restart,
@@ -68,11 +78,21 @@ def md(
         timestep_fs=timestep,
         friction_per_fs=friction,
         pressure_gpa=pressure,
+        final_temperature=final_temperature,
+        final_pressure_gpa=final_pressure,
+        ramp_steps=ramp_steps or (steps if has_ramp else None),
+        barostat_period_fs=barostat_period,
         seed=seed,
         velocities="keep" if keep_velocities else "new",
     )
     if not quiet:
         typer.echo(describe(summary))
+    if report:
+        from equijax.md.report import write_md_report
+
+        page = write_md_report(summary)
+        if not quiet:
+            typer.echo(f"report: {page}")
     if summary["interrupted"]:
         typer.echo(f"{summary['interrupted']}: stopped at step {summary['steps']}; continue with --restart", err=True)
         raise typer.Exit(128 + signal.Signals[summary["interrupted"]].value)
@@ -99,7 +119,7 @@ def describe(summary: dict[str, Any]) -> str:
     """Two lines about a finished run."""
     lines = [
         f"{summary['time_ps']:.3f} ps of {summary['ensemble']}, mean temperature {summary['mean_temperature']:.0f} K, "
-        f"{summary['compile_count']} compilations; trajectory: {summary['trajectory']}"
+        f"engine {summary['engine']}, {summary['compile_count']} compilations; trajectory: {summary['trajectory']}"
     ]
     drift, residual = summary["drift_mev_per_atom_per_ps"], summary["drift_residual_mev_per_atom"]
     if drift is not None:

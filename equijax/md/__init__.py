@@ -5,7 +5,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-_LAZY = {"run_md": "equijax.md.ase_md", "MDSettings": "equijax.md.settings"}
+_LAZY = {
+    "run_md": "equijax.md.run",
+    "MDSettings": "equijax.md.settings",
+    "Simulation": "equijax.md.simulation",
+    "Monitor": "equijax.md.engine",
+}
 
 __all__ = list(_LAZY)
 

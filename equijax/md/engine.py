@@ -25,8 +25,7 @@ RECORDS = 8
 """Stops per call of the program."""
 
 RUNNING, NEEDS_ROOM, NOT_FINITE, FLOWN, MODEL, HOT, UNCERTAIN = range(7)
-"""Why the loop stopped; where several apply, the lowest number counts after `RUNNING`, but for `NEEDS_ROOM`, after which
-the steps are done again."""
+"""Why the loop stopped; of several reasons the lowest number counts. After `NEEDS_ROOM` the steps are done again."""
 
 
 @jax.tree_util.register_dataclass
@@ -83,6 +82,7 @@ class Engine:
         table = {z: index for index, z in enumerate(potential.elements)}
         self._species = np.array([table[int(z)] for z in atomic_numbers], np.int32)
         self._counter = CompileCounter()
+        self._programs: dict[Room, Any] = {}
         with precision(dtype):
             cast = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), dict(potential.params))
             self._params = jax.device_put(cast)
@@ -126,8 +126,12 @@ class Engine:
                 break
         return state, candidates, rows
 
-    @functools.lru_cache(maxsize=4)  # noqa: B019 (an engine lives as long as its run)
     def _program(self, room: Room) -> Any:
+        if room not in self._programs:
+            self._programs = {room: self._compiled(room)}  # what was compiled for less room is never used again
+        return self._programs[room]
+
+    def _compiled(self, room: Room) -> Any:
         maker = self.list_maker(room)
 
         def run(params: Any, state: State, candidates: VerletList, stops: Array) -> Any:

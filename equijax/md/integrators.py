@@ -7,17 +7,16 @@ a state but of the step. Random numbers depend on the seed of the replica and th
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ase import units
 
-from equijax.units import GPA
+from equijax.md.settings import Ensemble
 
 Array = Any
-Ensemble = Literal["nve", "langevin", "nose-hoover", "csvr", "npt", "npt-full"]
 
 CHAIN = 3
 """Thermostats of a Nosé-Hoover chain."""
@@ -279,8 +278,3 @@ def exponential_mean(matrix: Array) -> Array:
     for order in range(10, 1, -1):  # Horner: 1 + x/2 (1 + x/3 (1 + ...))
         total = jnp.eye(3) + matrix @ total / order
     return jnp.broadcast_to(total, matrix.shape)
-
-
-def gpa(pressure: float) -> float:
-    """GPa -> eV/Å³"""
-    return pressure * GPA

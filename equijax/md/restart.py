@@ -13,9 +13,13 @@ import numpy as np
 from ase import Atoms
 
 from equijax.errors import EquijaxError, located
+from equijax.potential.potential import Potential
+from equijax.precision import DType
 from equijax.weights.atomic_file import write_atomically
+from equijax.weights.model_file import digest, flatten_parameters
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+EXTRA = "extra_"
 ARRAYS = ("numbers", "pbc", "positions", "momenta", "cell")
 
 
@@ -25,7 +29,9 @@ class Restart:
 
     `settings`: the MDSettings as JSON; `model`: digest of the parameters and precision; `integrator`: state of
     thermostat and barostat with the random numbers; `shapes`: padded shapes of the calculator, on which the
-    order of sums depends; `progress`: lengths of trajectory and log.
+    order of sums depends; `progress`: lengths of trajectory and log, of every replica; `engine`: which wrote it;
+    `extra`: arrays that this engine needs beside the others. The engine `jit` has a leading axis of replicas in
+    `positions`, `momenta` and `cell`.
     """
 
     step: int
@@ -38,19 +44,24 @@ class Restart:
     model: str
     integrator: dict[str, Any]
     shapes: list[list[int]]
-    progress: dict[str, int]
+    progress: list[dict[str, int]]
+    engine: str
+    extra: dict[str, np.ndarray]
 
     def save(self, path: Path) -> None:
         """Write a npz without pickles: the file is the old one or the new one, never a part."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         arrays = {name: np.asarray(fields.pop(name)) for name in ARRAYS}
+        arrays |= {f"{EXTRA}{name}": np.asarray(array) for name, array in fields.pop("extra").items()}
         text = json.dumps({"format_version": FORMAT_VERSION, **fields})
         buffer = io.BytesIO()
         np.savez(buffer, state=np.array(text), **arrays)  # type: ignore[arg-type]
         write_atomically(path, buffer.getvalue())
 
-    def check(self, atoms: Atoms, settings: dict[str, Any], model: str, path: Path) -> None:
+    def check(self, atoms: Atoms, settings: dict[str, Any], model: str, engine: str, path: Path) -> None:
         """Raise EquijaxError when the run that is asked for is not the one that was interrupted."""
+        if self.engine != engine:
+            raise located(f"was written by the engine {self.engine}, not {engine}", file=path, fix=f"use {self.engine}")
         if not (np.array_equal(self.numbers, atoms.numbers) and np.array_equal(self.pbc, atoms.pbc)):
             raise located("was written for other atoms", file=path, fix="give the structure of the first run")
         changed = [
@@ -64,15 +75,21 @@ class Restart:
             raise located("was written with another model or precision", file=path)
 
 
+def model_digest(potential: Potential, dtype: DType) -> str:
+    """Changes with the model, its parameters and the precision."""
+    return digest(f"{potential.model_config!r} {dtype}", flatten_parameters(potential.params))
+
+
 def load_restart(path: Path) -> Restart:
     """Read a restart file; EquijaxError for anything else."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in ARRAYS}
+            extra = {name.removeprefix(EXTRA): archive[name] for name in archive.files if name.startswith(EXTRA)}
             state = json.loads(str(archive["state"]))
         if state.pop("format_version") != FORMAT_VERSION:
             raise located("has another format version", file=path, key="format_version")
-        restart = Restart(**arrays, **state)
+        restart = Restart(**arrays, **state, extra=extra)
     except EquijaxError:
         raise
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:

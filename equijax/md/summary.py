@@ -48,6 +48,24 @@ def summarize(records: Sequence[dict[str, Any]], settings: MDSettings, num_atoms
     }
 
 
+def summarize_replicas(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The only one; of several the mean temperatures, the worst drift, and `replicas` with each of them."""
+    if len(parts) == 1:
+        return parts[0]
+    worst = max(parts, key=lambda part: abs(part["drift_mev_per_atom_per_ps"] or 0.0))
+    means = {name: float(np.mean([part[name] for part in parts])) for name in ("mean_temperature", "std_temperature")}
+    hottest = max(part["max_temperature"] for part in parts)
+    return {**worst, **means, "max_temperature": hottest, "seed": parts[0]["seed"], "replicas": list(parts)}
+
+
+def speed(steps: int, seconds: float, timestep_fs: float, atoms: int) -> dict[str, Any]:
+    """ns/day and µs per atom and step; of replicas together, with the `steps` of all."""
+    if steps < 1:
+        return {"ns_per_day": None, "us_per_atom_step": None}
+    per_step = seconds / steps
+    return {"ns_per_day": timestep_fs * 86_400e-6 / per_step, "us_per_atom_step": 1e6 * per_step / atoms}
+
+
 def write_summary(path: Path, summary: dict[str, Any]) -> None:
     """As indented JSON."""
     write_atomically(path, (json.dumps(summary, indent=1, allow_nan=False) + "\n").encode())

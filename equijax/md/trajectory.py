@@ -5,15 +5,30 @@ from __future__ import annotations
 import io
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from equijax.errors import EquijaxError, located
 
-SUFFIXES = (".xyz", ".extxyz", ".traj")
+SUFFIXES = (".xyz", ".extxyz", ".traj", ".h5")
+
+
+class Trajectory(Protocol):
+    """A file of frames."""
+
+    def write(self, frame: Atoms) -> None:
+        """Append one frame; what was written stays readable whatever happens to the process."""
+
+    @property
+    def progress(self) -> dict[str, int]:
+        """Where the file ends, for the restart file."""
+
+    def close(self) -> None:
+        """No frame follows."""
 
 
 class AppendOnlyFile:
@@ -103,13 +118,29 @@ class AseTrajectory:
         os.replace(copy, path)
 
 
-def open_trajectory(path: Path, progress: dict[str, int] | None) -> ExtxyzTrajectory | AseTrajectory:
+def open_trajectory(path: Path, progress: dict[str, int] | None) -> Trajectory:
     """A new trajectory, or the continuation of one at the `progress` that a restart file holds."""
     if path.suffix not in SUFFIXES:
         raise EquijaxError(
             f"{path}: a trajectory cannot have the suffix '{path.suffix}'; expected one of {', '.join(SUFFIXES)}"
         )
+    if path.suffix == ".h5":
+        from equijax.md.hdf5_trajectory import Hdf5Trajectory
+
+        return Hdf5Trajectory(path, progress)
     return (AseTrajectory if path.suffix == ".traj" else ExtxyzTrajectory)(path, progress)
+
+
+def read_trajectory(path: Path) -> Iterator[Atoms]:
+    """The frames of a file that `open_trajectory` wrote, one after the other, also while it is being written."""
+    if path.suffix == ".h5":
+        from equijax.md.hdf5_trajectory import read_hdf5
+
+        yield from read_hdf5(path)
+    else:
+        from ase.io import iread
+
+        yield from iread(str(path), ":")
 
 
 def frame_of(atoms: Atoms, info: dict[str, Any]) -> Atoms:

@@ -1,4 +1,4 @@
-"""Molecular dynamics: conservation, temperature, exact restarts, readable output after a kill, clear stops."""
+"""MD through ASE: conservation, temperature, exact restarts, readable output after a kill, clear stops."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def relaxed_crystal() -> Atoms:
 
 
 def quiet(**changes):
-    return {"steps": 60, "write_every": 5, "log_every": 5, "restart_every": 20, **changes}
+    return {"steps": 60, "write_every": 5, "log_every": 5, "restart_every": 20, "engine": "ase", **changes}
 
 
 def test_nve_conserves_energy_to_second_order(tmp_path):
@@ -135,7 +135,7 @@ from equijax.md import run_md
 from tests.toy_model import stretched, toy_potential
 print("ready", flush=True)
 run_md(toy_potential(dtype="float64"), stretched("C6H6"), steps=10**6, output=sys.argv[1], ensemble="langevin",
-       write_every=1, log_every=1, restart_every=10, restart=True)
+       engine="ase", write_every=1, log_every=1, restart_every=10, restart=True)
 """
 
 
