@@ -18,9 +18,11 @@ from equijax.errors import EquijaxError, EquijaxWarning
 from equijax.graph.batching import StructureGraph, batch
 from equijax.graph.padding import Capacity, PaddingPolicy
 from equijax.models.target_labels import cartesian_value
+from equijax.potential.derivatives import Uncertainty
 from equijax.potential.evaluator import Evaluator, pad_vectors
-from equijax.potential.potential import Potential
+from equijax.potential.potential import UNCERTAINTIES, Potential
 from equijax.potential.prediction import has_stress, unbatch_target
+from equijax.potential.uncertainty import ADD_UNCERTAINTIES
 from equijax.precision import DType
 from equijax.structure import Structure
 
@@ -38,12 +40,15 @@ class EquijaxCalculator(Calculator):
     dozen steps; results do not depend on it. `padding`, `max_shapes`: how array shapes are rounded up and how
     many compiled shapes are kept; `compile_count` says how many compilations there were.
 
-    Properties: `energy`, `free_energy` (eV, the same number), `energies` [N], `forces` [N, 3] eV/Å and, for
-    periodic systems with a volume, `stress` [6] eV/Å³ in ASE's Voigt order xx, yy, zz, yz, xz, xy. Targets of the model
-    are in `results` under their names, as `Potential.predict` gives them; `dipole` [3] is a property of ASE, in the
-    unit of the labels (ASE's own is e Å). A model that was trained on targets alone has no other properties. Errors are
-    EquijaxError: unknown elements, positions that are not finite, atoms in one place or flown away, and
-    results that are not finite, naming the atom.
+    Properties: `energy`, `free_energy` (eV, the same number), `energies` [N], `forces` [N, 3] eV/Å and, for periodic
+    systems with a volume, `stress` [6] eV/Å³ in ASE's Voigt order xx, yy, zz, yz, xz, xy. Targets of the model are in
+    `results` under their names, as `Potential.predict` gives them; `dipole` [3] is a property of ASE, in the unit of
+    the labels (ASE's own is e Å). Potentials with uncertainties have `energy_uncertainty` (eV), and
+    `forces_uncertainty` [N, 3] eV/Å and `stress_uncertainty` [6] of every component: a committee has them in `results`
+    after every calculation, a model with those of the last layer only the energy's; it computes the others when they
+    are asked for, `calculator.get_property("forces_uncertainty", atoms)`. A model that was trained on targets alone has
+    no other properties. Errors are EquijaxError: unknown elements, positions that are not finite, atoms in one place or
+    flown away, and results that are not finite, naming the atom.
     """
 
     implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]  # noqa: RUF012
@@ -70,6 +75,7 @@ class EquijaxCalculator(Calculator):
         self.dtype: DType = dtype or self.potential.dtype
         if not self.potential.has_energy:
             self.implemented_properties = []
+        self.implemented_properties = [*self.implemented_properties, *self.potential.uncertainties]
         if self.potential.has_dipole:
             self.implemented_properties = [*self.implemented_properties, "dipole"]
         self._evaluator = Evaluator(self.potential, self.dtype, padding or PaddingPolicy(), max_shapes)
@@ -96,6 +102,11 @@ class EquijaxCalculator(Calculator):
         """Use these shapes first, so that a continued run repeats the bits of the run before it."""
         self._evaluator.shapes.remember(Capacity(*(int(size) for size in shape)) for shape in shapes)
 
+    def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
+        if name in UNCERTAINTIES and not self.potential.uncertainties:
+            raise PropertyNotImplementedError(f"{name}: this model has no uncertainties; fix: {ADD_UNCERTAINTIES}")
+        return super().get_property(name, atoms, allow_calculation)
+
     def calculate(
         self,
         atoms: Atoms | None = None,
@@ -113,7 +124,7 @@ class EquijaxCalculator(Calculator):
             )
         if "stress" in properties and not self.potential.is_conservative:
             raise PropertyNotImplementedError("stress: this model predicts forces directly, it has no stress")
-        if "stress" in properties and not has_stress(structure):
+        if {"stress", "stress_uncertainty"} & set(properties) and not has_stress(structure):
             raise PropertyNotImplementedError(
                 "stress: the system is not periodic or its cell has no volume, so a stress is not defined"
             )
@@ -125,7 +136,8 @@ class EquijaxCalculator(Calculator):
         if not self.potential.has_energy:
             self.results = self._targets(self._evaluator.node_outputs(padded, edges), graph, structure)
             return
-        output = self._evaluator.derivatives(padded, edges)
+        uncertain = bool({"forces_uncertainty", "stress_uncertainty"} & set(properties))
+        output = self._evaluator.derivatives(padded, edges, uncertain)
         size = graph.num_nodes
         interaction = output.node_energies[:size].astype(np.float64)
         forces = output.forces[:size].astype(np.float64)
@@ -136,8 +148,18 @@ class EquijaxCalculator(Calculator):
         self.results |= self._targets(output, graph, structure)
         if output.stress is not None and has_stress(structure):
             self.results["stress"] = full_3x3_to_voigt_6_stress(output.stress[0].astype(np.float64))
+        if output.uncertainty is not None and self.potential.uncertainties:
+            self._add_uncertainties(output.uncertainty, size, has_stress(structure))
         if self.dtype == "float32" and not self._warned:
             self._warn_about_float32(forces, system_changes, self.atoms.has("momenta"))
+
+    def _add_uncertainties(self, found: Uncertainty, size: int, stress: bool) -> None:
+        self.results["energy_uncertainty"] = float(found.energy[0])
+        if found.forces is not None:
+            self.results["forces_uncertainty"] = found.forces[:size].astype(np.float64)
+        if found.stress is not None and stress:
+            components = found.stress[0].astype(np.float64)
+            self.results["stress_uncertainty"] = full_3x3_to_voigt_6_stress(components)
 
     def _targets(self, output: Any, graph: StructureGraph, structure: Structure) -> dict[str, np.ndarray]:
         found = {}

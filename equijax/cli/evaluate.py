@@ -23,6 +23,10 @@ UnitsOption = Annotated[
     list[str] | None, typer.Option("--unit", help="Unit in the file: --unit energy=kcal/mol --unit length=bohr")
 ]
 
+UncertaintyOption = Annotated[
+    bool, typer.Option(help="Uncertainties too, if the model has them; those of the last layer's forces take longer.")
+]
+
 
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Model file (.safetensors).")],
@@ -37,8 +41,9 @@ def evaluate(
     unit: UnitsOption = None,
     stress_sign: Annotated[int, typer.Option(help="-1 when stress labels have VASP's sign.")] = 1,
     dtype: Annotated[str | None, typer.Option(help="float32 or float64.", show_default="the model's")] = None,
+    uncertainty: UncertaintyOption = True,
 ) -> None:
-    """Errors of a model on labelled structures."""
+    """Errors of a model on labelled structures, and how well its uncertainties fit them."""
     from equijax.cli.hamiltonians import evaluate_hamiltonian_model
     from equijax.doctor import require_healthy_backend
     from equijax.hamiltonians.model import HamiltonianModel
@@ -55,7 +60,7 @@ def evaluate(
         evaluate_hamiltonian_model(potential, data, json_file, output, dtype)
         return
     structures = read_labelled(data, key, unit, stress_sign, potential.targets)
-    result = run(potential, structures, dtype)  # type: ignore[arg-type]
+    result = run(potential, structures, dtype, uncertainty)  # type: ignore[arg-type]
     text = json.dumps(result.metrics, indent=1, allow_nan=False)
     if json_file is not None and str(json_file) != "-":
         from equijax.weights.atomic_file import write_atomically
@@ -147,6 +152,7 @@ def _print_tables(result: Any) -> None:
     console.print(f"{metrics['n_structures']} structures")
     if table.row_count:
         console.print(table)
+    _print_uncertainties(console, metrics)
     _print_targets(console, result)
     if len(result.by_config_type) > 1:
         console.print("\nby config_type")
@@ -156,6 +162,28 @@ def _print_tables(result: Any) -> None:
             cells = _milli(energy.get("rmse_per_atom"), forces.get("rmse"))
             table.add_row(name, str(part["n_structures"]), *cells)
         console.print(table)
+
+
+def _print_uncertainties(console: Any, metrics: dict[str, Any]) -> None:
+    """What `uncertainty_metrics` says, a row per label."""
+    from rich.table import Table
+
+    found = {name: metrics[name]["uncertainty"] for name in ("energy", "forces", "stress") if name in metrics
+             and "coverage_1sigma" in metrics[name].get("uncertainty", {})}  # fmt: skip
+    if not found:
+        return
+    columns = ("uncertainty", "RMS", "unit", "within 1σ", "within 2σ", "rank corr.", "NLL", "miscal. area")
+    table = Table(*columns, box=None, pad_edge=False)
+    units = {"energy": "meV/atom", "forces": "meV/Å", "stress": "meV/Å³"}
+    for name, entry in found.items():
+        rank = f"{entry['spearman']:.2f}" if "spearman" in entry else "–"
+        shares = [f"{100 * entry[key]:.1f} %" for key in ("coverage_1sigma", "coverage_2sigma")]
+        table.add_row(name, *_milli(entry["rms"]), units[name], *shares, rank, f"{entry['nll']:.2f}",
+                      f"{entry['miscalibration_area']:.3f}")  # fmt: skip
+    console.print()
+    console.print(table)
+    if not all(entry["is_calibrated"] for entry in found.values()):
+        console.print("not calibrated: `equijax calibrate` scales the uncertainties to errors on validation frames")
 
 
 def _print_targets(console: Any, result: Any) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from equijax.cli.evaluate import check_dtype
+from equijax.cli.evaluate import UncertaintyOption, check_dtype
 from equijax.errors import located
 
 if TYPE_CHECKING:
@@ -21,12 +21,17 @@ def predict(
     output: Annotated[Path, typer.Option(help="File to write: extended XYZ, or .npz for Hamiltonians.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file.")] = False,
     dtype: Annotated[str | None, typer.Option(help="float32 or float64.", show_default="the model's")] = None,
+    uncertainty: UncertaintyOption = True,
 ) -> None:
-    """Energies, forces, (for crystals) stress and tensor targets of structures, written as extended XYZ."""
+    """Energies, forces, (for crystals) stress and tensor targets of structures, written as extended XYZ.
+
+    Of models with uncertainties also these: energy_uncertainty, forces_uncertainty, stress_uncertainty (Voigt order).
+    """
     import io
 
     import ase.io
     from ase.calculators.singlepoint import SinglePointCalculator
+    from ase.stress import full_3x3_to_voigt_6_stress
 
     from equijax.cli.hamiltonians import predict_with_hamiltonian_model
     from equijax.doctor import require_healthy_backend
@@ -58,7 +63,9 @@ def predict(
     has_stress = [bool(of_energy) and potential.is_conservative and _has_stress(atoms) for atoms in frames]
     for wanted_stress in (False, True):
         rows = [i for i, has in enumerate(has_stress) if has == wanted_stress]
-        properties = (*of_energy, *(("stress",) if wanted_stress else ()), *potential.targets)
+        labels = (*of_energy, *(("stress",) if wanted_stress else ()))
+        found = [n for n in potential.uncertainties if uncertainty and n.removesuffix("_uncertainty") in labels]
+        properties = (*labels, *found, *potential.targets)
         chosen = [frames[i] for i in rows]
         if not chosen:
             continue
@@ -70,8 +77,13 @@ def predict(
                 continue
             values = {"energy": float(result["energy"]), "forces": result["forces"]}
             if wanted_stress:
-                stress = result["stress"]
-                values["stress"] = [stress[0, 0], stress[1, 1], stress[2, 2], stress[1, 2], stress[0, 2], stress[0, 1]]
+                values["stress"] = full_3x3_to_voigt_6_stress(result["stress"])
+            for name in found:
+                if name == "forces_uncertainty":
+                    frames[i].arrays[name] = result[name]
+                else:
+                    value = result[name]
+                    frames[i].info[name] = float(value) if value.ndim == 0 else full_3x3_to_voigt_6_stress(value)
             frames[i].calc = SinglePointCalculator(frames[i], **values)
     text = io.StringIO()
     ase.io.write(text, frames, format="extxyz")
@@ -116,11 +128,13 @@ def written(config: TargetConfig, value: Any) -> Any:
 
 def _without_labels(atoms: Any, targets: Collection[str]) -> Any:
     """The geometry alone: labels of the input must not be mistaken for predictions."""
+    from equijax.potential.potential import UNCERTAINTIES
+
     copy = atoms.copy()
     copy.calc = None
-    for name in ("forces", "force", *targets):
+    for name in ("forces", "force", *UNCERTAINTIES, *targets):
         copy.arrays.pop(name, None)
-    for name in ("energy", "free_energy", "stress", "virial", *targets):
+    for name in ("energy", "free_energy", "stress", "virial", *UNCERTAINTIES, *targets):
         copy.info.pop(name, None)
     return copy
 

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from equijax.graph.atom_graph import AtomGraph
 from equijax.graph.padding import Capacity, CompileCounter, PaddingPolicy
 from equijax.potential import derivatives
 from equijax.potential.compiled_shapes import CompiledShapes
+from equijax.potential.last_layer import feature_columns, feature_derivatives
 from equijax.potential.strain import StrainDerivatives, strain_derivatives
 from equijax.potential.uncertainty import uncertain_prediction
 from equijax.precision import DType, jit, precision
@@ -65,6 +67,16 @@ class Evaluator:
             return uncertain_prediction(self.potential, params, graph, vectors, extra)
 
         return self.call("uncertain derivatives" if extra else "derivatives", run, graph, vectors)
+
+    def features(self, graph: AtomGraph, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Invariant features [G, P] of a padded batch, and minus their derivatives as in `feature_derivatives`."""
+        columns = feature_columns(self.potential.model_config)
+
+        def run(params: Any, graph: AtomGraph, vectors: jax.Array) -> Any:
+            root = jnp.eye(len(columns), dtype=vectors.dtype)
+            return feature_derivatives(self.potential.module, params, graph, vectors, columns, root)
+
+        return self.call("features", run, graph, vectors)
 
     def target_gradient(self, graph: AtomGraph, vectors: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
         """A target per system, [G, dim], and its derivatives by the positions, [N, dim, 3]."""

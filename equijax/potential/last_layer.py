@@ -1,9 +1,10 @@
 """Uncertainties from last-layer features: how far a structure's features lie from those of the training frames.
 
 The energy is taken as linear in the features f of a structure, the sum over its atoms of the scalars in
-`node_features`. With the Gauss-Newton matrix H = Σ f fᵀ of the training frames the variance of the energy is
-a² fᵀ (H + l 1)⁻¹ f, that of a force a² (∂f/∂r)ᵀ (H + l 1)⁻¹ (∂f/∂r) (last-layer prediction rigidity, Eqs. 8 and 12 of
-Bigi et al., arXiv:2403.02251). `a` and `l` come from validation frames.
+`node_features`. With the Gauss-Newton matrix H = Σ (f/N) (f/N)ᵀ of the training frames, of N atoms, the variance of the
+energy is a² fᵀ (H + l 1)⁻¹ f (last-layer prediction rigidity, Bigi et al., arXiv:2403.02251), that of a force
+a² (∂f/∂r)ᵀ (H + l 1)⁻¹ (∂f/∂r), as follows from the same Gaussian weights. Forces of the training frames may enter H as
+well, as (∂f/∂r) (∂f/∂r)ᵀ of every component. `a` and `l` come from validation frames.
 """
 
 from __future__ import annotations

@@ -104,6 +104,7 @@ def _predict_batch(
     vectors = pad_vectors(graph, *batch_vectors(graphs))
     uncertain = [name for name in UNCERTAINTIES if name in properties]
     needs_derivatives = bool({"forces", "stress", *uncertain} & set(properties))
+    output: Any
     if needs_derivatives:
         output = evaluator.derivatives(graph, vectors, uncertain=bool({*uncertain} - {"energy_uncertainty"}))
     else:

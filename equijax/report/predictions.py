@@ -37,6 +37,8 @@ class Predictions:
     [S, 3, 3] (ASE's sign); `num_atoms` [S]; `atomic_numbers` [N]; `frame_of_atom` [N], index into the
     structures; `positions` [N, 3]; `cell` [S, 3, 3]; `pbc` [S, 3]; `config_type`, `source` [S]
     text (file name), empty when unknown; `frame` [S], 0-based in it, -1 when unknown. `targets` by name.
+    `energy_uncertainty`, `forces_uncertainty`, `stress_uncertainty` are shaped as the predictions, None where no
+    structure has them.
     """
 
     energy_true: np.ndarray
@@ -55,12 +57,16 @@ class Predictions:
     source: np.ndarray
     frame: np.ndarray
     targets: Mapping[str, TargetValues] = dataclasses.field(default_factory=dict)
+    energy_uncertainty: np.ndarray | None = None
+    forces_uncertainty: np.ndarray | None = None
+    stress_uncertainty: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.num_atoms)
 
 
-FIELDS = tuple(field.name for field in dataclasses.fields(Predictions) if field.name != "targets")
+OPTIONAL = tuple(field.name for field in dataclasses.fields(Predictions) if field.name.endswith("_uncertainty"))
+FIELDS = tuple(field.name for field in dataclasses.fields(Predictions) if field.name not in ("targets", *OPTIONAL))
 
 
 def collect_predictions(
@@ -72,6 +78,7 @@ def collect_predictions(
     if len(structures) != len(results):
         raise ValueError(f"{len(structures)} structures but {len(results)} results")
     missing = {"energy": np.full((), np.nan), "stress": np.full((3, 3), np.nan)}
+    missing |= {f"{name}_uncertainty": value for name, value in missing.items()}
 
     def stack(name: str, sources: Sequence[Mapping[str, Any]]) -> np.ndarray:
         entries = [np.asarray(source.get(name, missing[name]), dtype=np.float64) for source in sources]
@@ -107,6 +114,11 @@ def collect_predictions(
             for name, config in (targets or {}).items()
             if any(name in s.labels for s in structures)
         },
+        **{
+            name: join(name, results) if name == "forces_uncertainty" else stack(name, results)
+            for name in OPTIONAL
+            if any(name in result for result in results)
+        },
     )
 
 
@@ -128,6 +140,7 @@ def save_predictions(
     buffer = io.BytesIO()
     predictions = collect_predictions(structures, results, targets)
     arrays = {name: getattr(predictions, name) for name in FIELDS}
+    arrays |= {name: getattr(predictions, name) for name in OPTIONAL if getattr(predictions, name) is not None}
     for name, values in predictions.targets.items():
         arrays |= {f"target/{name}/{part}": np.asarray(value) for part, value in vars(values).items()}
     np.savez_compressed(buffer, **arrays)
@@ -139,6 +152,7 @@ def load_predictions(path: str | Path) -> Predictions:
     try:
         with np.load(path) as archive:
             arrays = {name: archive[name] for name in FIELDS}
+            optional = {name: archive[name] for name in OPTIONAL if name in archive.files}
             names = [key.split("/")[1] for key in archive.files if re.fullmatch(r"target/\w+/true", key)]
             targets = {
                 name: TargetValues(
@@ -148,8 +162,11 @@ def load_predictions(path: str | Path) -> Predictions:
             }
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise located("is not a readable predictions file", file=path, expected="`equijax evaluate`'s") from error
+    shapes = {name: arrays[name.replace("uncertainty", "pred")].shape for name in optional}
+    if any(value.shape != shapes[name] for name, value in optional.items()):
+        raise located("has uncertainties of other shapes than its predictions", file=path)
     lengths = {len(arrays[name]) for name in ("energy_true", "energy_pred", "num_atoms", "cell", "frame")}
     atoms = {len(arrays[name]) for name in ("forces_true", "forces_pred", "atomic_numbers", "frame_of_atom")}
     if len(lengths) != 1 or atoms != {int(arrays["num_atoms"].sum())}:
         raise located("has arrays of different lengths", file=path)
-    return Predictions(**arrays, targets=targets)
+    return Predictions(**arrays, targets=targets, **optional)

@@ -21,6 +21,7 @@ from equijax.report.parity import parity_plot
 from equijax.report.run_files import RunFiles, read_run
 from equijax.report.style import data_uri, to_png
 from equijax.report.tensors import target_section
+from equijax.report.uncertainty import uncertainty_section
 from equijax.weights.atomic_file import write_atomically
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def write_report(directory: str | Path) -> Path:
     target_section(page, run)
     _curves(page, run)
     _parity(page, run)
+    uncertainty_section(page, run.predictions, _picture)
     _split_errors(page, run)
     _dynamics(page, run)
     _data(page, run)

@@ -315,7 +315,9 @@ def _last_layer(
             key=LAST_LAYER,
             expected=f"{LAST_LAYER}/gram with a regulariser, or neither",
         )
-    return (LastLayer(own[f"{LAST_LAYER}/gram"], float(regulariser)) if own else None), others
+    if regulariser is None:
+        return None, others
+    return LastLayer(own[f"{LAST_LAYER}/gram"], float(regulariser)), others
 
 
 def _targets(section: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
