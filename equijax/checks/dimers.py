@@ -37,7 +37,9 @@ class Dimer:
 
     @property
     def attraction(self) -> float:
-        """The strongest attraction below the wall, eV/Å."""
+        """The strongest attraction below the wall, eV/Å; not a number when the energy is not, anywhere."""
+        if not np.isfinite(self.energy).all():
+            return float("nan")
         return float(np.maximum(0.0, -self.force[self.distance <= self.wall]).max())
 
     @property

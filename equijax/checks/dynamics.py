@@ -56,13 +56,13 @@ class NVERun:
 
 
 def check_dynamics(
-    evaluate: Evaluate, structure: Structure, given: bool, conservative: bool, seed: int
+    evaluate: Evaluate, structure: Structure, given: bool, conservative: bool, seed: int, steps: int = STEPS
 ) -> tuple[list[Row], list[NVERun]]:
     """Run `structure`, at rest first where the user did not give it, and judge the coarse run and what the fine one
     gains. What goes wrong in a structure that was made is a warning: the model may never have seen its like."""
     start = structure if given else quench(evaluate, structure)
-    coarse, fine = nve(evaluate, start, (TIMESTEP, TIMESTEP / 2), seed)
-    where = f"{len(structure)} atoms, {TEMPERATURE:g} K, {STEPS} steps of {TIMESTEP:g} fs"
+    coarse, fine = nve(evaluate, start, (TIMESTEP, TIMESTEP / 2), seed, steps)
+    where = f"{len(structure)} atoms, {TEMPERATURE:g} K, {steps} steps of {TIMESTEP:g} fs"
     slope, residual = coarse.fit()
     required = None if not conservative else MAX_DRIFT_RATIO
     ratio = float("inf") if coarse.exploded else coarse.drift_ratio
@@ -90,7 +90,7 @@ def check_dynamics(
     return rows, [coarse, fine]
 
 
-def nve(evaluate: Evaluate, start: Structure, timesteps: Sequence[float], seed: int) -> list[NVERun]:
+def nve(evaluate: Evaluate, start: Structure, timesteps: Sequence[float], seed: int, steps: int) -> list[NVERun]:
     """Velocity Verlet of one start with several time steps (fs) side by side, in one call of the model per step."""
     masses = atomic_masses[start.atomic_numbers][:, None]
     rng = np.random.default_rng(seed)
@@ -100,7 +100,7 @@ def nve(evaluate: Evaluate, start: Structure, timesteps: Sequence[float], seed: 
     history = [[state.energies(masses)] for state in now]
     hot = 20 * max(history[0][0][1], 1e-3)
     exploded = False
-    for _ in range(STEPS):
+    for _ in range(steps):
         for state, timestep in zip(now, timesteps, strict=True):
             dt = timestep * units.fs
             state.velocities = state.velocities + 0.5 * dt * state.found.forces / masses

@@ -9,8 +9,8 @@ from typing import Any
 from equijax.checks.cutoff import Crossing, check_cutoff
 from equijax.checks.derivatives import check_derivatives
 from equijax.checks.dimers import Dimer, check_dimers, dimer_curves, element_pairs
-from equijax.checks.dynamics import NVERun, check_dynamics
-from equijax.checks.evaluation import Evaluate, SharedShape
+from equijax.checks.dynamics import STEPS, NVERun, check_dynamics
+from equijax.checks.evaluation import Evaluate, Found, SharedShape
 from equijax.checks.locality import check_extensivity, check_isolated_atoms, check_reach, doubled
 from equijax.checks.numerics import check_float32
 from equijax.checks.rows import Row, Verdict, overall
@@ -51,6 +51,7 @@ def check_potential(
     frames: Sequence[Structure] = (),
     source: str = "the given structures",
     *,
+    steps: int = STEPS,
     seed: int = 0,
     on_step: Callable[[str], None] | None = None,
 ) -> ModelCheck:
@@ -58,7 +59,8 @@ def check_potential(
     which run in the model's own precision.
 
     `frames` are structures as the model will meet them, from `source`; without them one is made of the model's
-    elements. `on_step` hears what comes next. Raises EquijaxError for frames that the model cannot compute.
+    elements. `steps` is the length of the dynamics; `on_step` hears what comes next. Raises EquijaxError for frames
+    that the model cannot compute.
     """
     tell = on_step or (lambda text: None)
     cases = choose_cases(potential.elements, potential.cutoff, frames, source, seed)
@@ -78,7 +80,7 @@ def check_potential(
     rows += check_extensivity(evaluate, cases.all, at_rest, potential.cutoff)
     rows += check_reach(evaluate, potential)
     rows.append(check_isolated_atoms(evaluate, potential))
-    return _curves(potential, cases, evaluate, rows, at_rest, seed, tell)
+    return _curves(potential, cases, evaluate, rows, at_rest, steps, seed, tell)
 
 
 def _curves(
@@ -86,7 +88,8 @@ def _curves(
     cases: Cases,
     evaluate: Evaluate,
     rows: list[Row],
-    at_rest: Sequence[Any],
+    at_rest: Sequence[Found],
+    steps: int,
     seed: int,
     tell: Callable[[str], None],
 ) -> ModelCheck:
@@ -104,6 +107,6 @@ def _curves(
     runner = single
     if potential.dtype == "float64":
         runner = SharedShape(potential, "float64", [smallest], 2 * len(smallest))
-    of_dynamics, runs = check_dynamics(runner, smallest, cases.given, potential.is_conservative, seed)
+    of_dynamics, runs = check_dynamics(runner, smallest, cases.given, potential.is_conservative, seed, steps)
     found = [*rows, *of_cutoff, *check_dimers(dimers, total), *of_dynamics, *of_precision]
     return ModelCheck(found, cases.source, dimers, crossing, runs)

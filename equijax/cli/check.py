@@ -22,12 +22,13 @@ def check(
         Path | None, typer.Option(help="Structures to check a model on; by default those beside it, or made ones.")
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Of a model: write a page with plots to this .html file.")] = None,
+    steps: Annotated[int, typer.Option(min=5, help="Of a model: length of the run at constant energy.")] = 300,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override a value of an experiment file.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the result to this file.")] = None,
 ) -> None:
     """Audit the data and the plan of an experiment, or the physics of a model. Exit code 1 when a model fails."""
     if target.suffix == ".safetensors":
-        _check_model(target, data, report, json_file)
+        _check_model(target, data, report, steps, json_file)
     elif target.suffix in (".yaml", ".yml"):
         for path, option in ((data, "--data"), (report, "--report")):
             if path is not None:
@@ -46,7 +47,7 @@ def _check_experiment(path: Path, overrides: list[str], json_file: Path | None) 
     _write_json(result.to_dict(), json_file)
 
 
-def _check_model(path: Path, data: Path | None, report: Path | None, json_file: Path | None) -> None:
+def _check_model(path: Path, data: Path | None, report: Path | None, steps: int, json_file: Path | None) -> None:
     from equijax.cli.structure_files import check_output
     from equijax.doctor import require_healthy_backend
     from equijax.hamiltonians.model import HamiltonianModel
@@ -59,7 +60,7 @@ def _check_model(path: Path, data: Path | None, report: Path | None, json_file: 
     if isinstance(model, HamiltonianModel):
         result = _check_hamiltonian_model(model, data)
     else:
-        result = _check_potential(model, path, data)
+        result = _check_potential(model, path, data, steps)
     _print(result.rows)
     typer.echo(f"\nstructures: {result.source}\nverdict: {result.verdict}")
     _write_json(result.to_json(), json_file)
@@ -71,7 +72,7 @@ def _check_model(path: Path, data: Path | None, report: Path | None, json_file: 
         raise typer.Exit(1)
 
 
-def _check_potential(potential: Potential, path: Path, data: Path | None) -> ModelCheck:
+def _check_potential(potential: Potential, path: Path, data: Path | None, steps: int) -> ModelCheck:
     import dataclasses
 
     from rich.console import Console
@@ -89,7 +90,7 @@ def _check_potential(potential: Potential, path: Path, data: Path | None) -> Mod
         source = str(data)
     console = Console(stderr=True, highlight=False)
     with console.status("") as status:
-        return check_potential(potential, frames, source, on_step=lambda text: status.update(text))
+        return check_potential(potential, frames, source, steps=steps, on_step=lambda text: status.update(text))
 
 
 def _check_hamiltonian_model(model: Any, data: Path | None) -> ModelCheck:
