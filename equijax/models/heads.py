@@ -195,7 +195,7 @@ class PairHead(_Head):
 
 
 class FieldHead(nn.Module):
-    """Targets as derivatives of one energy E(F) in a uniform field: -∂E/∂F, -∂²E/∂F∂F, -∂³E/∂F∂F∂F at F = 0.
+    """Targets as derivatives of one energy E(F) in a uniform field: -∂E/∂F, -∂²E/∂F∂F, -∂³E/∂F∂F∂F at `field`.
 
     The field is added to the vectors of every atom; the energy is a network of invariants of the features. The shifts
     of a polarizability are -F²/2 of it.
@@ -205,6 +205,7 @@ class FieldHead(nn.Module):
     statistics: ModelStatistics
     targets: Mapping[str, TargetConfig]
     target_statistics: Mapping[str, TargetStatistics]
+    field: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     @nn.compact
     def __call__(self, features: dict[int, jax.Array], graph: AtomGraph, vectors: jax.Array) -> dict[str, jax.Array]:
@@ -243,7 +244,7 @@ class FieldHead(nn.Module):
             return pooled(jnp.where(graph.node_mask, values, 0), graph, "sum")
 
         derivative = lambda field: -jax.grad(lambda f: jnp.sum(energy(f)))(field)  # noqa: E731
-        field = jnp.zeros((graph.num_graphs, 3), x.dtype)
+        field = jnp.broadcast_to(jnp.asarray(self.field, x.dtype), (graph.num_graphs, 3))
         by_rank: dict[int, jax.Array] = {}
         for rank in range(1, 1 + max(config.cartesian.rank for config in self.targets.values() if config.cartesian)):
             by_rank[rank] = derivative(field)
