@@ -136,22 +136,19 @@ def has_pyscf() -> bool:
 
 def arrays(model: HamiltonianModel, frames: Sequence[Structure], results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The arrays of an output file, in the layout of the data sets: upper triangles one after another, in float64."""
+    import dataclasses
 
-    def triangles(name: str) -> np.ndarray:
-        return np.concatenate([r[name][np.triu_indices(len(r[name]))] for r in results])
+    from equijax.hamiltonians.matrix_file import hamiltonian_arrays
 
+    info = {"basis": model.layout.basis, "functional": model.functional}
+    predicted = [
+        dataclasses.replace(frame, labels={name: result[name] for name in ("hamiltonian", "overlap")}, info=info)
+        for frame, result in zip(frames, results, strict=True)
+    ]
     found: dict[str, Any] = {
-        "num_atoms": np.array([len(frame) for frame in frames], np.int32),
-        "atomic_numbers": np.concatenate([frame.atomic_numbers for frame in frames]).astype(np.int8),
-        "positions": np.concatenate([frame.positions for frame in frames]),
-        "num_orbitals": np.array([len(result["hamiltonian"]) for result in results], np.int32),
-        "hamiltonian": triangles("hamiltonian"),
-        "overlap": triangles("overlap"),
+        **hamiltonian_arrays(predicted, "float64"),
         "orbital_energies": np.concatenate([result["orbital_energies"] for result in results]),
         **{name: np.array([result[name] for result in results]) for name in ("homo", "lumo", "gap")},
-        "basis": np.array(model.layout.basis),
-        "functional": np.array(model.functional),
-        "orbital_order": np.array("e3nn"),
     }
     if "dipole" in results[0]:
         found["dipole"] = np.stack([result["dipole"] for result in results])

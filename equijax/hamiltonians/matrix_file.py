@@ -64,6 +64,15 @@ def write_hamiltonians(path: str | Path, structures: Sequence[Structure], dtype:
         raise located("is not a name for Hamiltonians", file=path, expected="a name ending in .npz")
     if not structures:
         raise located("there are no molecules to write", file=path)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **hamiltonian_arrays(structures, dtype))
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(buffer.getvalue())
+    return path
+
+
+def hamiltonian_arrays(structures: Sequence[Structure], dtype: DType) -> dict[str, np.ndarray]:
+    """The arrays of the file; see `write_hamiltonians`."""
     level = {key: _same(structures, key) for key in ("basis", "functional")}
     present = [name for name in MATRICES if any(name in s.labels for s in structures)]
     for structure in structures:
@@ -72,12 +81,12 @@ def write_hamiltonians(path: str | Path, structures: Sequence[Structure], dtype:
                 raise located(
                     "missing, and other molecules have it", file=structure.file, frame=structure.frame, key=name
                 )
-    sizes = [len(s.labels[present[0]]) if present else 0 for s in structures]
 
     def triangles(name: str) -> np.ndarray:
         matrices = [np.asarray(structure.labels[name], dtype) for structure in structures]
         return np.concatenate([matrix[np.triu_indices(len(matrix))] for matrix in matrices])
 
+    sizes = [len(s.labels[present[0]]) if present else 0 for s in structures]
     arrays: dict[str, np.ndarray] = {
         "num_atoms": np.array([len(s) for s in structures], np.int32),
         "num_orbitals": np.array(sizes, np.int32),
@@ -89,11 +98,7 @@ def write_hamiltonians(path: str | Path, structures: Sequence[Structure], dtype:
     }
     if all("scf_cycles" in s.info for s in structures):
         arrays["scf_cycles"] = np.array([s.info["scf_cycles"] for s in structures], np.int32)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(buffer.getvalue())
-    return path
+    return arrays
 
 
 def _same(structures: Sequence[Structure], key: str) -> str:

@@ -45,7 +45,7 @@ def test_what_a_layout_lacks_does_not_fit_it():
         layout_for("6-31g", [1])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(data=st.data(), name=st.sampled_from(sorted(LAYOUTS)), seed=st.integers(0, 2**32 - 1))
 def test_blocks_of_random_molecules_and_back(data, name, seed):
     layout = LAYOUTS[name]
