@@ -45,6 +45,12 @@ def md(
         str | None,
         typer.Option(help="jit: the whole loop compiled; ase: step by step.", show_default="jit where it can"),
     ] = None,
+    max_force_uncertainty: Annotated[
+        float | None,
+        typer.Option(
+            help="eV/Å; stop where that of an atom exceeds it (models with uncertainties).", show_default="none"
+        ),
+    ] = None,
     report: Annotated[bool, typer.Option(help="Write a page about the run.")] = True,
     quiet: Annotated[bool, typer.Option("--quiet", help="Only warnings and errors.")] = False,
 ) -> None:
@@ -82,6 +88,7 @@ def md(
         final_pressure_gpa=final_pressure,
         ramp_steps=ramp_steps or (steps if has_ramp else None),
         barostat_period_fs=barostat_period,
+        max_force_uncertainty=max_force_uncertainty,
         seed=seed,
         velocities="keep" if keep_velocities else "new",
     )

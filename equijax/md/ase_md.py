@@ -117,6 +117,21 @@ class AseRun:
                 self.step,
             )
 
+        self._check_uncertainty()
+
+    def _check_uncertainty(self) -> None:
+        limit = self.settings.max_force_uncertainty
+        if limit is None:
+            return
+        components = self.calculator.get_property("forces_uncertainty", self.atoms)
+        sigmas = np.sqrt(np.sum(components**2, axis=1))
+        atom = int(np.argmax(sigmas))
+        if sigmas[atom] > limit:
+            self.output.trajectory.write(frame_of(self.atoms, {"step": self.step}))
+            name = f"atom {atom} ({chemical_symbols[self.atoms.numbers[atom]]})"
+            reason = f"force uncertainty (eV/Å) of {name} is {sigmas[atom]:.3g}, more than {limit:.3g}"
+            raise self._stopped(reason, self.step)
+
     def _stopped(self, reason: str, step: int) -> EquijaxError:
         when = f"MD stopped at step {step} ({step * self.settings.timestep_fs:g} fs)"
         return EquijaxError(f"{when}: {reason}; the trajectory until then is in {self.files.trajectories[0]}")

@@ -15,8 +15,9 @@ from equijax.graph.padding import CompileCounter
 from equijax.md.integrators import Integrator, State, volume
 from equijax.md.pair_search import Room, inverse, squared_length
 from equijax.md.verlet_list import SKIN, ListMaker, Needs, VerletList
-from equijax.potential.derivatives import Prediction, energy_and_derivatives
+from equijax.potential.derivatives import Prediction
 from equijax.potential.potential import Potential
+from equijax.potential.uncertainty import uncertain_prediction
 from equijax.precision import DType, jit, precision
 
 Array = Any
@@ -169,7 +170,7 @@ class Engine:
         candidates = dataclasses.replace(candidates, needs=needs)
         # The model is traced with the types of its own precision: what it makes itself is float32 in float32.
         with jax.enable_x64(self.dtype == "float64"):
-            prediction = energy_and_derivatives(self.potential.module, params, graph, vectors)
+            prediction = uncertain_prediction(self.potential, params, graph, vectors, self.monitor is not None)
         forced = self._forced(state, prediction)
         end = only_if_moving(self.integrator.after(forced), forced)
         status = self._judge(end, prediction)

@@ -18,6 +18,7 @@ from equijax.md.output import OutputFiles
 from equijax.md.restart import load_restart
 from equijax.md.settings import MDSettings
 from equijax.md.simulation import fixed_atoms
+from equijax.md.uncertain_forces import uncertainty_monitor
 from equijax.potential.potential import Potential
 from equijax.precision import DType
 
@@ -58,8 +59,8 @@ def run_md(
     file; else `ase` for a calculator or constraints other than FixAtoms; else `jit`.
 
     Raises EquijaxError for wrong settings, existing output without `restart` or `overwrite`, and, naming the
-    step and the atom, when positions, energies or forces are not finite, an atom flies away, or the
-    temperature exceeds `max_temperature`. What was written until then stays.
+    step and the atom, when positions, energies or forces are not finite, an atom flies away, the temperature exceeds
+    `max_temperature`, or the uncertainty of a force `max_force_uncertainty`. What was written until then stays.
     """
     every = {"write": write_every, "log": log_every, "restart": restart_every}
     numbers = {"steps": steps, "replicas": replicas, **{f"{name}_every": number for name, number in every.items()}}
@@ -76,9 +77,12 @@ def run_md(
         if replicas > 1 or monitor is not None:
             raise EquijaxError("replicas and a monitor need the engine jit")
         calculator = potential if isinstance(potential, EquijaxCalculator) else EquijaxCalculator(potential, dtype)
+        uncertainty_monitor(calculator.potential, checked, None)  # refuses models without uncertainties
         run = AseRun(calculator, atoms, checked, files)
     elif chosen == "jit":
-        run = JitRun(_potential(potential), atoms, checked, files, dtype, replicas, monitor)
+        loaded = _potential(potential)
+        monitor = uncertainty_monitor(loaded, checked, monitor)
+        run = JitRun(loaded, atoms, checked, files, dtype, replicas, monitor)
     else:
         raise EquijaxError(f"there is no engine '{chosen}'; {did_you_mean(chosen, ENGINES)}")
     run.every, run.on_log = every, on_log

@@ -42,6 +42,8 @@ class MDSettings(StrictModel):
     """new: drawn at the temperature; keep: those of the structure."""
     max_temperature: Positive | None = None
     """K; the run stops above it. Default: 10000 K, or 20 times the temperature when that is more."""
+    max_force_uncertainty: Positive | None = None
+    """eV/Å; the run stops when that of an atom, √(σx² + σy² + σz²), exceeds it. For models with uncertainties."""
 
     @model_validator(mode="after")
     def _check_ramps(self) -> MDSettings:
