@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from equijax.cli.main import run
+from equijax.datasets.config import Count, DatasetConfig
 from equijax.errors import EquijaxError, EquijaxWarning
 from equijax.hamiltonians.matrix_file import write_hamiltonians
 from equijax.hamiltonians.plain_records import plain_record
@@ -19,6 +20,7 @@ from equijax.hamiltonians.readers import read_hamiltonians
 from equijax.orbitals.layout import LAYOUTS
 from equijax.orbitals.order import matrix_from_e3nn
 from equijax.structure import Structure
+from equijax.train.hamiltonian_setup import load_hamiltonian_dataset
 from tests.faults.test_no_pickle import PAYLOADS, raw
 from tests.hamiltonians.foreign_files import (
     qh9_record,
@@ -215,3 +217,13 @@ def test_convert_command(molecules, tmp_path, capsys):
     assert "wrote 3 molecules" in capsys.readouterr().out
     (found, *_) = read_hamiltonians(output)
     np.testing.assert_allclose(found.labels["hamiltonian"], molecules[0].labels["hamiltonian"], atol=1e-15)
+
+
+def test_training_on_a_file_without_h0_says_how_to_complete_it(molecules, tmp_path):
+    path = write_qh9_sqlite(tmp_path / "QH9Stable.db", molecules)
+    config = DatasetConfig(train=path, valid=Count(count=1))
+    with pytest.raises(
+        EquijaxError,
+        match=r"frame 0: initial_hamiltonian: missing.*run: equijax convert hamiltonians \S+QH9Stable.db OUT",
+    ):
+        load_hamiltonian_dataset(config, 0)
