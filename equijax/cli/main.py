@@ -17,6 +17,7 @@ from equijax.cli import (
     convert,
     evaluate,
     export,
+    ipi,
     md,
     predict,
     reference,
@@ -52,6 +53,7 @@ app.command()(second_derivatives.phonons)
 app.command()(second_derivatives.elastic)
 app.command()(check.check)
 app.command()(export.export)
+app.command()(ipi.ipi)
 app.command()(reference.report)
 app.command()(reference.doctor)
 app.command()(reference.template)
