@@ -22,6 +22,9 @@ def predict(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file.")] = False,
     dtype: Annotated[str | None, typer.Option(help="float32 or float64.", show_default="the model's")] = None,
     uncertainty: UncertaintyOption = True,
+    born_charges: Annotated[
+        bool, typer.Option("--born-charges", help="Also derivatives of the dipole by the positions, nine per atom.")
+    ] = False,
 ) -> None:
     """Energies, forces, (for crystals) stress and tensor targets of structures, written as extended XYZ.
 
@@ -65,7 +68,8 @@ def predict(
         rows = [i for i, has in enumerate(has_stress) if has == wanted_stress]
         labels = (*of_energy, *(("stress",) if wanted_stress else ()))
         found = [n for n in potential.uncertainties if uncertainty and n.removesuffix("_uncertainty") in labels]
-        properties = (*labels, *found, *potential.targets)
+        born = ("born_charges",) if born_charges else ()
+        properties = (*labels, *found, *born, *potential.targets)
         chosen = [frames[i] for i in rows]
         if not chosen:
             continue
@@ -73,6 +77,8 @@ def predict(
             for name, config in potential.targets.items():
                 place = frames[i].arrays if config.per == "atom" else frames[i].info
                 place[name] = written(config, result[name])
+            if born_charges:
+                frames[i].arrays["born_charges"] = result["born_charges"].reshape(-1, 9)
             if not of_energy:
                 continue
             values = {"energy": float(result["energy"]), "forces": result["forces"]}

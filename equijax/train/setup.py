@@ -221,7 +221,7 @@ def model_statistics(train: list[LabelledFrame], elements: tuple[int, ...]) -> M
 
     Neighbours: the mean over atoms that have any. Scale: the root mean square force component in eV/Å, or
     without forces the spread of the interaction energy per atom in eV. Shift: the mean interaction energy per
-    atom in eV. A scale without a spread to measure becomes 1, with a warning.
+    atom in eV. A scale without a spread to measure becomes 1, with a warning if there are such labels.
     """
     degrees = np.concatenate([frame.graph.degree for frame in train])
     if not (degrees > 0).any():
@@ -237,11 +237,13 @@ def model_statistics(train: list[LabelledFrame], elements: tuple[int, ...]) -> M
     else:
         scale = float(energies.std()) if len(energies) else 0.0
     if not scale > 1e-8:
-        warnings.warn(
-            "the training labels do not vary (one frame, or equal values), so the model's energy scale is set to 1 eV",
-            EquijaxWarning,
-            stacklevel=2,
-        )
+        if forces or len(energies):
+            warnings.warn(
+                "the training labels do not vary (one frame, or equal values), so the model's energy scale is set to "
+                "1 eV",
+                EquijaxWarning,
+                stacklevel=2,
+            )
         scale = 1.0
     return ModelStatistics(
         atomic_numbers=elements,
