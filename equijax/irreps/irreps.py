@@ -30,9 +30,9 @@ class Irrep(NamedTuple):
 
 
 class Term(NamedTuple):
-    """`count` copies of an irrep."""
+    """`multiplicity` copies of an irrep."""
 
-    count: int
+    multiplicity: int
     irrep: Irrep
 
 

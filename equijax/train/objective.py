@@ -156,7 +156,7 @@ class PotentialObjective:
     def model(self, task: TrainingTask, params: Params, progress: Progress) -> Potential:
         from equijax.train.setup import best_potential
 
-        return best_potential(task, params, progress)
+        return best_potential(task, self, params, progress)
 
     def save(self, model: Potential, path: Path) -> Path:
         return save_potential(model, path)

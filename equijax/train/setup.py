@@ -253,7 +253,7 @@ def model_statistics(train: list[LabelledFrame], elements: tuple[int, ...]) -> M
     )
 
 
-def best_potential(task: TrainingTask, params: Any, progress: Progress) -> Potential:
+def best_potential(task: TrainingTask, objective: PotentialObjective, params: Any, progress: Progress) -> Potential:
     """The parameters with the lowest validation loss, and where they come from."""
     return Potential(
         model_config=task.model_config,
@@ -273,8 +273,8 @@ def best_potential(task: TrainingTask, params: Any, progress: Progress) -> Poten
             },
             **({} if task.start is None else {"started_from": provenance(task.start, task.replay)}),
         },
-        targets=task.objective.targets,
-        target_statistics=task.objective.target_statistics,
+        targets=objective.targets,
+        target_statistics=objective.target_statistics,
         trained=trained_labels(task),
         committee=task.training.committee if task.training.committee > 1 else None,
     )

@@ -90,7 +90,7 @@ def cartesian_components(config: TargetConfig) -> dict[str, tuple[int, ...]]:
     found: dict[str, tuple[int, ...]] = {}
     seen: list[np.ndarray] = []
     for place in itertools.product(range(3), repeat=config.cartesian.rank):
-        column = config.cartesian.basis[(slice(None), *place)]
+        column = config.cartesian.matrix[:, np.ravel_multi_index(place, config.cartesian.shape)]
         if not column.any() or any(np.allclose(column, sign * other) for other in seen for sign in (1, -1)):
             continue
         seen.append(column)
