@@ -61,7 +61,7 @@ def test_wells_of_a_curve():
     assert len(dimer(shoulder).wells) == 2
     # From -0.50 at 3 Å over -0.30 at 2.5 Å.
     assert dimer(shoulder).second_depth == pytest.approx(0.193, abs=0.002)
-    hole = morse - 60 * np.exp(-4 * r)
+    hole = morse - 600 * np.exp(-4 * r)
     assert dimer(hole).wells[0] == 0
     assert dimer(hole).attraction > 1
     assert np.isnan(dimer(np.where(r < 0.8, np.nan, morse)).attraction)
