@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import signal
 
@@ -25,25 +27,31 @@ from tests.toy_model import ToyConfig, toy_potential
 from tests.train.toy_training import ToyExperiment, dataset, digest, molecules, run, toy_task
 
 SIZE = 2
+WEIGHTS = {"energy": np.float64(1), "forces": np.float64(100)}
 TRAINING = {"max_epochs": 2, "checkpoint_every_steps": 4, "committee": SIZE}
 
 
-def trained(committee: int, seed: int, steps: int = 4):
-    """(state, metrics of the last step, validation sums) after a few steps in float64 on the same batches."""
-    task = toy_task({"committee": committee}, seed=seed, dtype="float64")
+@functools.cache
+def compiled(committee: int):
+    """(task, optimizer, step, evaluation) in float64."""
+    task = toy_task({"committee": committee, "on_nan": {"skip": 1}}, dtype="float64")
+    with precision("float64"):
+        optimizer = build_optimizer(task.training.optimizer, initial_parameters(task))
+    loss, counter = task.training.loss, CompileCounter()
+    step = build_train_step(task.objective, task.module, optimizer, task.training, loss, counter)
+    return task, optimizer, step, build_evaluation_step(task.objective, task.module, loss, counter, committee)
+
+
+def trained(committee: int, seed: int):
+    """(state, metrics of the last step, validation sums) after a few steps on the same batches."""
+    task, optimizer, step, evaluate = compiled(committee)
     batches = [task.train.assemble(indices) for indices in ([0, 1, 2, 3], [4, 5, 6, 7])]
     with precision("float64"):
-        params = initial_parameters(task)
-        optimizer = build_optimizer(task.training.optimizer, params)
+        params = initial_parameters(dataclasses.replace(task, seed=seed))
         state = initial_state(params, optimizer, task.training.ema_decay, committee=committee)
-        counter = CompileCounter()
-        step = build_train_step(task.objective, task.module, optimizer, task.training, task.training.loss, counter)
-        weights = {"energy": np.float64(1), "forces": np.float64(100)}
-        for index in range(steps):
-            state, metrics = step(state, batches[index % 2], np.float64(0.01), weights)
-        evaluate = build_evaluation_step(task.objective, task.module, task.training.loss, counter, committee)
+        for index in range(4):
+            state, metrics = step(state, batches[index % 2], np.float64(0.01), WEIGHTS)
         sums = evaluate(state.evaluated, task.valid.assemble([0, 1, 2, 3]))
-        assert counter.count == 2
     return jax.device_get((state, metrics, sums))
 
 
@@ -64,16 +72,13 @@ def test_a_committee_is_the_models_that_would_be_trained_alone():
 
 
 def test_one_bad_member_stops_all():
-    task = toy_task({"committee": 2, "on_nan": {"skip": 1}})
-    with precision("float32"):
+    task, optimizer, step, _ = compiled(SIZE)
+    with precision("float64"):
         params = initial_parameters(task)
         params["readout"] = params["readout"].at[1, 0].set(np.nan)
-        optimizer = build_optimizer(task.training.optimizer, params)
-        state = initial_state(params, optimizer, None, committee=2)
-        args = (task.objective, task.module, optimizer, task.training, task.training.loss, CompileCounter())
-        before = jax.device_get(state.params)
-        weights = {"energy": np.float32(1), "forces": np.float32(1)}
-        state, metrics = build_train_step(*args)(state, task.train.assemble([0, 1]), np.float32(0.1), weights)
+        before = jax.device_get(params)
+        state = initial_state(params, optimizer, task.training.ema_decay, committee=SIZE)
+        state, metrics = step(state, task.train.assemble([0, 1, 2, 3]), np.float64(0.1), WEIGHTS)
     assert not metrics["finite"]
     assert (int(state.updates), int(state.skipped)) == (0, 1)
     jax.tree.map(np.testing.assert_array_equal, before, jax.device_get(state.params))
