@@ -24,12 +24,14 @@ ATOM = Structure(np.array([8]), np.zeros((1, 3)))
 
 
 def _rows():
-    """One head of every class on MACE; slow: all heads on all models. One worker each: tests share programs."""
-    one = pytest.mark.xdist_group("targets-mace")
-    rows = [pytest.param(("mace", CORE), id="mace-core", marks=one)]
+    """One head of every class on MACE; slow: on all models, and all heads. One worker each: tests share programs."""
+    rows = []
     for name in MODELS:
-        marks = (pytest.mark.xdist_group(f"targets-{name}"), pytest.mark.slow)
-        rows.append(pytest.param((name, tuple(TARGETS)), id=f"{name}-all", marks=marks))
+        for width, heads in (("core", CORE), ("all", tuple(TARGETS))):
+            marks = [pytest.mark.xdist_group(f"targets-{name}-{width}")]
+            if (name, width) != ("mace", "core"):
+                marks.append(pytest.mark.slow)
+            rows.append(pytest.param((name, heads), id=f"{name}-{width}", marks=marks))
     return rows
 
 
