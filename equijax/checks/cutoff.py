@@ -12,7 +12,7 @@ from equijax.checks.rows import Row, Worst
 from equijax.checks.structures import joined
 from equijax.structure import Structure
 
-STEP = 1e-3
+STEP = 2e-4
 """Å; jumps are differences over this step and half of it, extrapolated to none."""
 JUMPS = STEP * np.array([-1.0, -0.5, 0.0, 0.5, 1.0])
 CURVE = np.linspace(-0.4, 0.3, 36)

@@ -80,7 +80,7 @@ class SharedShape:
         atoms = unbatch_nodes(output.node_energies.astype(np.float64), graphs)
         forces = unbatch_nodes(output.forces.astype(np.float64), graphs)
         targets = {
-            name: unbatch_target(config, name, output.targets[name], graphs)
+            name: unbatch_target(config, name, (output.targets or {})[name], graphs)
             for name, config in self.potential.targets.items()
             if config.per != "pair" or not any(any(graph.pbc) for graph in graphs)
         }

@@ -53,7 +53,7 @@ def write_page(path: Path, title: str, lead: str, result: ModelCheck) -> Path:
 
 def cells(row: Row) -> tuple[Any, ...]:
     """Verdict, property, measured, allowed, unit, where: a line of a table."""
-    allowed = "not required" if row.limit is None else f"{row.limit:.1e}" if row.limit else "0"
+    allowed = "–" if row.limit is None else f"{row.limit:.1e}" if row.limit else "0"
     return WORDS[row.verdict], row.name, f"{row.value:.1e}" if row.value else "0", allowed, row.unit, row.note
 
 

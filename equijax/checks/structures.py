@@ -53,12 +53,10 @@ def stored_frames(model: Path) -> tuple[list[Structure], str]:
         starts = np.cumsum(stored.num_atoms) - stored.num_atoms
         frames = []
         for i, (start, count) in enumerate(zip(starts, stored.num_atoms, strict=True)):
-            rows, pbc = slice(start, start + count), tuple(bool(p) for p in stored.pbc[i])
-            frames.append(
-                Structure(
-                    stored.atomic_numbers[rows], stored.positions[rows], stored.cell[i], pbc, file=str(path), frame=i
-                )
-            )
+            rows = slice(start, start + count)
+            a, b, c = (bool(p) for p in stored.pbc[i])
+            numbers, positions = stored.atomic_numbers[rows], stored.positions[rows]
+            frames.append(Structure(numbers, positions, stored.cell[i], (a, b, c), file=str(path), frame=i))
         return frames, str(path)
     return [], ""
 

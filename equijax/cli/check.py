@@ -112,7 +112,8 @@ def _print(rows: Sequence[Row]) -> None:
     width = max(len(row.name) for row in rows)
     for row in rows:
         verdict, name, measured, allowed, unit, where = cells(row)
-        line = f"{name:{width}s} {measured:>8s} {unit:9s} ({'allowed ' if row.limit is not None else ''}{allowed})"
+        bound = f"(allowed {allowed})" if row.limit is not None else "(shown)"
+        line = f"{name:{width}s} {measured:>8s} {unit:9s} {bound}"
         typer.echo(f"{typer.style(f'{verdict:4s}', fg=colors[row.verdict])} {line}{f'  {where}' if where else ''}")
 
 
