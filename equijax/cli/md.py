@@ -51,6 +51,19 @@ def md(
             help="eV/Å; stop where that of an atom exceeds it (models with uncertainties).", show_default="none"
         ),
     ] = None,
+    boost: Annotated[
+        Path | None,
+        typer.Option(
+            help="Surrogate of MODEL (`equijax boost`): MODEL itself every few steps only.", show_default="none"
+        ),
+    ] = None,
+    boost_interval: Annotated[
+        int | None, typer.Option(help="Steps from one evaluation of MODEL to the next.", show_default="the surrogate's")
+    ] = None,
+    dispersion: Annotated[
+        str | None,
+        typer.Option(help="Add D3, such as d3bj:pbe (extra dispersion).", show_default="that of the model"),
+    ] = None,
     report: Annotated[bool, typer.Option(help="Write a page about the run.")] = True,
     quiet: Annotated[bool, typer.Option("--quiet", help="Only warnings and errors.")] = False,
 ) -> None:
@@ -58,21 +71,27 @@ def md(
     check_dtype(dtype)
     if not model.is_file():
         raise located("there is no such model file", file=model)
+    if boost is None and boost_interval is not None:
+        raise located("needs --boost, the file of a surrogate", file="equijax md", key="--boost-interval")
     start = read_images(structure)[-1]
 
     from equijax.doctor import require_healthy_backend
     from equijax.md import run_md
+    from equijax.md.boost import Boost
     from equijax.weights import load_potential as load
+    from equijax.weights.boost_file import load_surrogate
 
     require_healthy_backend()
+    surrogate = None if boost is None else load_surrogate(boost)
     has_ramp = final_temperature is not None or final_pressure is not None
     summary = run_md(
-        load(model),
+        load(model) if dispersion is None else load(model).with_dispersion(dispersion),
         start,
         steps=steps,
         output=output,
-        engine=engine,  # type: ignore[arg-type]  # checked there
+        engine=engine,
         replicas=replicas,
+        boost=None if surrogate is None else Boost(surrogate, boost_interval or surrogate.interval),
         write_every=write_every,
         log_every=log_every,
         restart=restart,

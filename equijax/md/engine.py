@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from equijax.graph.padding import CompileCounter
+from equijax.md.boost import Boost
 from equijax.md.integrators import Integrator, State, volume
 from equijax.md.pair_search import Room, inverse, squared_length
 from equijax.md.verlet_list import SKIN, ListMaker, Needs, VerletList
@@ -76,7 +77,10 @@ class Engine:
         temperature_limit: float = 1e4,
         monitor: Monitor | None = None,
         skin: float = SKIN,
+        boost: Boost | None = None,
     ) -> None:
+        # With the base model at every step there is nothing for a surrogate to do.
+        self.boost = None if boost is None or boost.interval == 1 else boost
         self.potential, self.dtype, self.integrator, self.monitor = potential, dtype, integrator, monitor
         self.atomic_numbers, self.pbc, self.replicas, self.skin = atomic_numbers, pbc, replicas, skin
         self.temperature_limit = temperature_limit
@@ -140,7 +144,7 @@ class Engine:
                 start, _, _ = carry
                 going = lambda c: (c[0].step < stop) & (c[2].code == RUNNING)  # noqa: E731
                 end, candidates, status = jax.lax.while_loop(going, functools.partial(self._step, maker, params), carry)
-                record = (end, self._observe(end), status)
+                record = (dataclasses.replace(end, anchor=None), self._observe(end), status)
                 kept = jax.tree.map(lambda new, old: jnp.where(status.code == NEEDS_ROOM, old, new), end, start)
                 return (kept, candidates, status), record
 
@@ -161,22 +165,33 @@ class Engine:
 
         state = only_if_moving(self.integrator.before(state), state)
         candidates = maker.updated(candidates, state.positions, state.cell)
-        graph, vectors, neighbors = maker.graph(
-            candidates, state.positions, state.cell, jnp.asarray(self._species), self.dtype
-        )
+        base = functools.partial(self._base, maker, params, state, candidates)
+        prediction: Prediction | None = None
+        if self.boost is None:
+            forced, neighbors, prediction = base()
+        else:
+            forced, neighbors = self.boost.forces(base, state, candidates, self._species, self.pbc, self.dtype)
         needs: Needs = dataclasses.replace(
             candidates.needs, neighbors=jnp.maximum(candidates.needs.neighbors, neighbors)
         )
         candidates = dataclasses.replace(candidates, needs=needs)
-        # The model is traced with the types of its own precision: what it makes itself is float32 in float32.
-        with jax.enable_x64(self.dtype == "float64"):
-            prediction = uncertain_prediction(self.potential, params, graph, vectors, self.monitor is not None)
-        forced = self._forced(state, prediction)
         end = only_if_moving(self.integrator.after(forced), forced)
         status = self._judge(end, prediction)
         exceeded = needs.exceed(maker.room)
         code = jnp.where(exceeded & ~jnp.isin(status.code, jnp.array([NOT_FINITE, FLOWN])), NEEDS_ROOM, status.code)
         return end, candidates, dataclasses.replace(status, code=code.astype(jnp.int32))
+
+    def _base(
+        self, maker: ListMaker, params: Any, state: State, candidates: VerletList
+    ) -> tuple[State, Array, Prediction]:
+        """The state with the forces of the potential, the most neighbours needed, and what the potential said."""
+        graph, vectors, neighbors = maker.graph(
+            candidates, state.positions, state.cell, jnp.asarray(self._species), self.dtype
+        )
+        # The model is traced with the types of its own precision: what it makes itself is float32 in float32.
+        with jax.enable_x64(self.dtype == "float64"):
+            prediction = uncertain_prediction(self.potential, params, graph, vectors, self.monitor is not None)
+        return self._forced(state, prediction), neighbors, prediction
 
     def _forced(self, state: State, prediction: Prediction) -> State:
         real = state.positions.shape[0] * state.positions.shape[1]
@@ -199,12 +214,15 @@ class Engine:
             volume=volume(state.cell),
         )
 
-    def _judge(self, state: State, prediction: Prediction) -> Status:
+    def _judge(self, state: State, prediction: Prediction | None) -> Status:
         """The first reason to stop in the order of the codes, with the replica and the atom that show it best."""
         shape = state.positions.shape[:2]
         finite = jnp.all(jnp.isfinite(state.positions) & jnp.isfinite(state.momenta), axis=-1)
         predicted = jnp.all(jnp.isfinite(state.forces), axis=-1)
-        predicted &= jnp.isfinite(prediction.node_energies[: shape[0] * shape[1]]).reshape(shape)
+        if prediction is None:
+            predicted &= jnp.isfinite(state.energy)[:, None]
+        else:
+            predicted &= jnp.isfinite(prediction.node_energies[: shape[0] * shape[1]]).reshape(shape)
         centre = jnp.mean(state.positions, axis=1, keepdims=True)
         away = jnp.sqrt(squared_length(state.positions - centre))
         temperature = self.integrator.temperature_of(state.momenta)
@@ -217,7 +235,7 @@ class Engine:
             (FLOWN, self._flown(state), away, away),
             (HOT, hot > self.temperature_limit, energies, hot),
         ]
-        if self.monitor is not None:
+        if self.monitor is not None and prediction is not None:
             value = self.monitor.function(prediction)[: shape[0] * shape[1]].reshape(shape).astype(jnp.float64)
             reasons.append((UNCERTAIN, value > self.monitor.limit, value, value))
         status = Status(jnp.int32(RUNNING), jnp.int32(0), jnp.int32(0), jnp.float64(0))

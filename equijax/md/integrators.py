@@ -15,6 +15,7 @@ import numpy as np
 from ase import units
 
 from equijax.md.settings import Ensemble
+from equijax.potential.boost import Anchor
 
 Array = Any
 
@@ -31,7 +32,7 @@ class State:
     [B, 3, 3] rows a b c, `energy` [B] eV without the isolated atoms, `stress` [B, 3, 3] eV/Å³ in ASE's sign.
     `heat` [B] eV that thermostats and changes of the pressure have added. `chain` [B, 3] rates of a Nosé-Hoover chain,
     whose positions matter for the conserved energy alone and are in `heat`; `strain_rate` [B, 3, 3] of a barostat;
-    `key` [B, 2] uint32.
+    `key` [B, 2] uint32. `anchor` is where the base model was last evaluated, None in runs without a surrogate.
     """
 
     step: Array
@@ -45,6 +46,7 @@ class State:
     chain: Array
     strain_rate: Array
     key: Array
+    anchor: Anchor | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from ase import Atoms
 
 from equijax.errors import EquijaxError
+from equijax.md.boost import Boost
 from equijax.md.direct_forces import refuse_or_warn_of_direct_forces
 from equijax.md.engine import RECORDS, Monitor
 from equijax.md.output import OutputFiles, ReplicaOutput
@@ -45,12 +47,16 @@ class JitRun:
         dtype: DType | None,
         replicas: int,
         monitor: Monitor | None,
+        boost: Boost | None = None,
     ) -> None:
         refuse_or_warn_of_direct_forces(potential, settings.ensemble)
+        potential.refuse_dispersion("--engine jit")
         if not potential.has_energy:
             raise EquijaxError("the model was trained on tensor targets alone: it has no forces")
-        self.settings, self.files = settings, files
-        self.simulation = Simulation(potential, atoms, settings, dtype=dtype, replicas=replicas, monitor=monitor)
+        self.settings, self.files, self.boost = settings, files, boost
+        self.simulation = Simulation(
+            potential, atoms, settings, dtype=dtype, replicas=replicas, monitor=monitor, boost=boost
+        )
         self.model_digest = model_digest(potential, self.simulation.engine.dtype)
 
     def open(self, restart: bool, overwrite: bool) -> None:
@@ -73,7 +79,8 @@ class JitRun:
                 output.log.add(header | {"seed": self.settings.seed + replica})
 
     def _settings(self) -> Record:
-        return self.settings.model_dump() | {"replicas": self.simulation.replicas}
+        boosted = {} if self.boost is None else self.boost.describe()
+        return self.settings.model_dump() | {"replicas": self.simulation.replicas} | boosted
 
     def advance(self, steps: int) -> Record:
         """Integrate until `steps` steps are done, write what is due, return the summary."""
@@ -143,6 +150,7 @@ class JitRun:
             "dtype": simulation.engine.dtype,
             "compile_count": simulation.compile_count,
             "list_rebuilds": simulation.list_rebuilds,
+            **({} if self.boost is None else {"boost_interval": self.boost.interval}),
         }
 
     def _write(self, moment: Moment) -> None:
@@ -150,14 +158,17 @@ class JitRun:
         simulation = self.simulation
         for replica, output in enumerate(self.outputs):
             if moment.step % self.every["write"] == 0:
-                self.writer.submit(lambda r=replica, o=output: o.trajectory.write(simulation.frame(moment, r)))
+                self.writer.submit(functools.partial(self._write_frame, moment, replica))
             if moment.step % self.every["log"] == 0:
                 record = simulation.record(moment, replica)
-                self.writer.submit(lambda o=output, record=record: o.log.add(record))
+                self.writer.submit(functools.partial(output.log.add, record))
                 if self.on_log is not None:
                     self.on_log(record if simulation.replicas == 1 else {"replica": replica, **record})
         if moment.step % self.every["restart"] == 0:
             self._save_restart(moment.step)
+
+    def _write_frame(self, moment: Moment, replica: int) -> None:
+        self.outputs[replica].trajectory.write(self.simulation.frame(moment, replica))
 
     def _save_restart(self, step: int) -> None:
         arrays, room = self.simulation.saved()
@@ -186,8 +197,8 @@ class JitRun:
         """The error of the run; the last frame is written when its numbers are."""
         moment = stopped.moment
         if np.isfinite(moment.state.forces).all() and np.isfinite(moment.state.positions).all():
-            for replica, output in enumerate(self.outputs):
-                self.writer.submit(lambda r=replica, o=output: o.trajectory.write(self.simulation.frame(moment, r)))
+            for replica in range(self.simulation.replicas):
+                self.writer.submit(functools.partial(self._write_frame, moment, replica))
         self.writer.flush()
         when = f"MD stopped at step {moment.step} ({moment.step * self.settings.timestep_fs:g} fs)"
         return EquijaxError(f"{when}: {stopped.reason}; the trajectory until then is in {self.files.shown}")

@@ -117,8 +117,9 @@ def first_true(flags: Array, size: int) -> tuple[jax.Array, jax.Array]:
     """Columns of the first `size` true values of each row of [N, M], M in the rest; and how many there are, [N]."""
     counts = jnp.cumsum(flags, axis=1, dtype=jnp.int32)
     wanted = jnp.arange(1, size + 1, dtype=jnp.int32)
-    # A binary search in the running count: gathers only, where a scatter takes XLA microseconds per element.
-    columns = jax.vmap(lambda row: jnp.searchsorted(row, wanted, method="scan_unrolled"))(counts)
+    # A binary search in the running count: gathers only, where a scatter takes XLA microseconds per element. A loop,
+    # because its steps written out take longer to compile than the rest of a search.
+    columns = jax.vmap(lambda row: jnp.searchsorted(row, wanted, method="scan"))(counts)
     return columns.astype(jnp.int32), counts[:, -1]
 
 
@@ -183,7 +184,7 @@ def _linked_cells(
     order = jnp.argsort(number).astype(jnp.int32)
     ordered = number[order]
     total = int(np.prod(room.grid))
-    starts = jnp.searchsorted(ordered, jnp.arange(total + 1, dtype=jnp.int32), method="scan_unrolled").astype(jnp.int32)
+    starts = jnp.searchsorted(ordered, jnp.arange(total + 1, dtype=jnp.int32), method="scan").astype(jnp.int32)
     crowd = jnp.max(starts[1:] - starts[:-1])
 
     around = jnp.array(list(itertools.product((-1, 0, 1), repeat=3)), jnp.int32)
@@ -210,11 +211,14 @@ def _reverse(keys: Array, senders: Array, filled: Array, num_images: int) -> jax
     own = jnp.arange(count, dtype=jnp.int32)[:, None]
     wanted = own * num_images + (num_images - 1 - keys % num_images)
     row = jnp.minimum(senders, count - 1)
-    low = jnp.zeros_like(keys)
-    high = jnp.full_like(keys, size - 1)
-    for _ in range(max(1, math.ceil(math.log2(size)))):
+
+    def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, high = bounds
         middle = (low + high) // 2
         below = keys[row, middle] < wanted
-        low, high = jnp.where(below, middle + 1, low), jnp.where(below, high, middle)
+        return jnp.where(below, middle + 1, low), jnp.where(below, high, middle)
+
+    bounds = (jnp.zeros_like(keys), jnp.full_like(keys, size - 1))
+    low, _ = jax.lax.fori_loop(0, max(1, math.ceil(math.log2(size))), halve, bounds)
     slot = row * size + jnp.minimum(low, size - 1)
     return jnp.where(filled, slot, own * size + jnp.arange(size, dtype=jnp.int32))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ase import Atoms
 
@@ -12,6 +12,7 @@ from equijax.calculators.ase_calculator import EquijaxCalculator
 from equijax.config.yaml import validate
 from equijax.errors import EquijaxError, did_you_mean
 from equijax.md.ase_md import AseRun
+from equijax.md.boost import Boost
 from equijax.md.engine import Monitor
 from equijax.md.jit_md import JitRun
 from equijax.md.output import OutputFiles
@@ -23,8 +24,7 @@ from equijax.potential.potential import Potential
 from equijax.precision import DType
 
 Record = dict[str, Any]
-EngineName = Literal["jit", "ase"]
-ENGINES: tuple[EngineName, ...] = ("jit", "ase")
+ENGINES = ("jit", "ase")
 
 
 def run_md(
@@ -33,9 +33,10 @@ def run_md(
     *,
     steps: int,
     output: str | Path,
-    engine: EngineName | None = None,
+    engine: str | None = None,
     replicas: int = 1,
     monitor: Monitor | None = None,
+    boost: Boost | None = None,
     write_every: int = 20,
     log_every: int = 10,
     restart_every: int = 1000,
@@ -56,7 +57,8 @@ def run_md(
     `engine`: `jit` runs all steps in one compiled program, with every ensemble, `replicas` (trajectories `md-0.xyz`,
     `md-1.xyz`, ... with the seeds `seed`, `seed` + 1, ...) and a `monitor` that may stop the run; `ase` goes through
     ASE's integrators step by step, with a calculator of your own and any constraint. Default: the engine of the restart
-    file; else `ase` for a calculator or constraints other than FixAtoms; else `jit`.
+    file; else `ase` for a calculator or constraints other than FixAtoms; else `jit`. A `boost` evaluates the potential
+    every few steps only, and its surrogate between (`jit`, langevin).
 
     Raises EquijaxError for wrong settings, existing output without `restart` or `overwrite`, and, naming the
     step and the atom, when positions, energies or forces are not finite, an atom flies away, the temperature exceeds
@@ -74,15 +76,15 @@ def run_md(
     chosen = engine or _default_engine(potential, atoms, files.restart if restart else None)
     run: AseRun | JitRun
     if chosen == "ase":
-        if replicas > 1 or monitor is not None:
-            raise EquijaxError("replicas and a monitor need the engine jit")
+        if replicas > 1 or monitor is not None or boost is not None:
+            raise EquijaxError("replicas, a monitor and a boost need the engine jit")
         calculator = potential if isinstance(potential, EquijaxCalculator) else EquijaxCalculator(potential, dtype)
         uncertainty_monitor(calculator.potential, checked, None)  # refuses models without uncertainties
         run = AseRun(calculator, atoms, checked, files)
     elif chosen == "jit":
         loaded = _potential(potential)
         monitor = uncertainty_monitor(loaded, checked, monitor)
-        run = JitRun(loaded, atoms, checked, files, dtype, replicas, monitor)
+        run = JitRun(loaded, atoms, checked, files, dtype, replicas, monitor, boost)
     else:
         raise EquijaxError(f"there is no engine '{chosen}'; {did_you_mean(chosen, ENGINES)}")
     run.every, run.on_log = every, on_log
@@ -96,7 +98,7 @@ def run_md(
 def _default_engine(potential: Any, atoms: Atoms, restart: Path | None) -> str:
     if restart is not None and restart.exists():
         return load_restart(restart).engine
-    if isinstance(potential, EquijaxCalculator):
+    if isinstance(potential, EquijaxCalculator) or (isinstance(potential, Potential) and potential.dispersion):
         return "ase"
     try:
         fixed_atoms(atoms)

@@ -17,6 +17,7 @@ from equijax.errors import EquijaxError
 from equijax.graph.batching import species_index
 from equijax.graph.neighbors import completed_cell
 from equijax.md import engine as codes
+from equijax.md.boost import Boost, anchor_arrays, anchor_of
 from equijax.md.engine import RECORDS, Engine, Monitor, Observed, Status
 from equijax.md.ensembles import draw_momenta
 from equijax.md.integrators import CHAIN, Integrator, Schedule, State
@@ -69,13 +70,18 @@ class Simulation:
         replicas: int = 1,
         monitor: Monitor | None = None,
         skin: float = SKIN,
+        boost: Boost | None = None,
     ) -> None:
         structure = Structure.from_ase(atoms)
         if len(structure) == 0:
             raise EquijaxError("the structure has no atoms")
+        if replicas < 1:
+            raise EquijaxError(f"replicas is {replicas}; expected a positive integer")
         if not (np.isfinite(skin) and skin >= 0):
             raise EquijaxError(f"skin is {skin}; expected a length in Å, zero or more")
         species_index(structure, potential.elements)
+        if boost is not None:
+            boost.check(potential, settings, dtype or potential.dtype, monitor is not None)
         self.potential, self.settings, self.replicas = potential, settings, replicas
         self.atoms = atoms.copy()
         self._energy_shift = float(potential.isolated_energies(structure.atomic_numbers).sum())
@@ -90,9 +96,20 @@ class Simulation:
             settings.temperature_limit,
             monitor,
             skin,
+            boost,
         )
         self.room = first_room(structure, potential.cutoff, skin)
         self.list: VerletList | None = None
+        self.state = self._first_state(structure)
+
+    def begin(self, atoms: Atoms) -> None:
+        """Start again at step 0 from other positions, momenta or cell of the same atoms, without a compilation."""
+        structure = Structure.from_ase(atoms)
+        same = np.array_equal(structure.atomic_numbers, self.atoms.numbers) and all(structure.pbc == self.atoms.pbc)
+        if not same or not np.array_equal(fixed_atoms(atoms), fixed_atoms(self.atoms)):
+            raise EquijaxError("begin needs the atoms, periodicity and fixed atoms of the simulation in their order")
+        first_room(structure, self.potential.cutoff, self.engine.skin)  # looks at the positions
+        self.atoms, self.list = atoms.copy(), None
         self.state = self._first_state(structure)
 
     def _first_state(self, structure: Structure) -> State:
@@ -115,6 +132,7 @@ class Simulation:
             chain=np.zeros((count, CHAIN)),
             strain_rate=np.zeros((count, 3, 3)),
             key=np.stack([np.random.SeedSequence(seed).generate_state(2) for seed in seeds]),
+            anchor=None if self.engine.boost is None else self.engine.boost.first_anchor(count, number),
         )
 
     @property
@@ -148,7 +166,7 @@ class Simulation:
         if wanted != sorted(set(wanted)) or wanted[0] <= self.step:
             raise EquijaxError(f"stops are {wanted}; expected ascending steps after {self.step}")
         self.state, self.list, rows = self.engine.advance(self.state, self.list, self.room, wanted)
-        moments = []
+        moments: list[Moment] = []
         for state, observed, status in rows:
             code = int(status.code)
             if code == codes.NEEDS_ROOM:
@@ -208,19 +226,23 @@ class Simulation:
         arrays = {}
         for prefix, part in (("state", self.state), ("list", self.list), ("needs", self.list.needs)):
             for field in dataclasses.fields(part):
-                if field.name != "needs":
+                if field.name not in ("needs", "anchor"):
                     arrays[f"{prefix}_{field.name}"] = np.array(getattr(part, field.name))
+        if self.state.anchor is not None:
+            arrays |= anchor_arrays(self.state.anchor)
         return arrays, dataclasses.asdict(self.room)
 
     def restore(self, arrays: dict[str, np.ndarray], room: dict[str, Any]) -> None:
         """Continue from what `saved` gave in a simulation of the same atoms, settings and model."""
 
         def part(prefix: str, kind: Any) -> dict[str, np.ndarray]:
-            names = [field.name for field in dataclasses.fields(kind) if field.name != "needs"]
+            names = [field.name for field in dataclasses.fields(kind) if field.name not in ("needs", "anchor")]
             return {name: arrays[f"{prefix}_{name}"] for name in names}
 
-        self.state = State(**part("state", State))
-        self.room = Room(**{name: tuple(value) if isinstance(value, list) else value for name, value in room.items()})
+        anchor = None if self.state.anchor is None else anchor_of(arrays)
+        self.state = State(**part("state", State), anchor=anchor)
+        shape: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in room.items()}
+        self.room = Room(**shape)
         self.list = VerletList(**part("list", VerletList), needs=Needs(**part("needs", Needs)))
 
     # --- messages ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,134 @@
+"""Dynamics that evaluates the base model every few steps, with a surrogate between."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from equijax.errors import EquijaxError
+from equijax.md import MDSettings, Simulation, run_md
+from equijax.md.boost import Boost
+from equijax.models.boost import BoostConfig, FeatureStatistics
+from equijax.potential.boost import Surrogate
+from equijax.weights.boost_file import base_digest, load_surrogate, save_surrogate
+from tests.toy_model import stretched, toy_potential
+
+SETTINGS = MDSettings(ensemble="langevin", temperature=300.0, timestep_fs=0.5, friction_per_fs=0.02, seed=4)
+CONFIG = BoostConfig(cutoff=3.0, channels=2, hidden=3, num_bessel=3)
+STEPS = [0, 3, 4, 8, 10]
+
+
+@pytest.fixture(scope="module")
+def base():
+    return toy_potential(dtype="float64")
+
+
+@pytest.fixture(scope="module")
+def surrogate(base):
+    """Parameters that nobody has trained."""
+    rng = np.random.Generator(np.random.Philox(1))
+    shapes = {
+        "embedding": {"kernel": (3, 3)},
+        "features": {"kernel": (4, 3), "bias": (3,)},
+        "sender": {"kernel": (3, 6), "bias": (6,)},
+        "bias": {"kernel": (3, 3), "bias": (3,)},
+        "readout": {"kernel": (3, 3), "bias": (3,)},
+        "mixing": {"kernel": (4, 3)},
+    }
+    params = jax.tree.map(lambda shape: rng.normal(size=shape), shapes, is_leaf=lambda leaf: isinstance(leaf, tuple))
+    statistics = FeatureStatistics(np.zeros((3, 4)), np.ones((3, 4)), np.ones(3))
+    return Surrogate(CONFIG, base.elements, "4x0e", statistics, params, base_digest(base), 4, 0.5, "float64")
+
+
+def moments(base, boost, steps=STEPS):
+    return Simulation(base, stretched("H2O"), SETTINGS, boost=boost).run_to(steps)
+
+
+@pytest.fixture(scope="module")
+def boosted(base, surrogate):
+    return moments(base, Boost(surrogate, 4))
+
+
+def test_the_base_model_at_every_step_is_plain_dynamics(base, surrogate):
+    for plain, same in zip(moments(base, None), moments(base, Boost(surrogate, 1)), strict=True):
+        np.testing.assert_array_equal(same.state.positions, plain.state.positions)
+        np.testing.assert_array_equal(same.state.forces, plain.state.forces)
+        np.testing.assert_array_equal(same.observed.conserved, plain.observed.conserved)
+
+
+def test_the_base_model_is_evaluated_at_multiples_of_the_interval(base, boosted):
+    atoms = stretched("H2O")
+    for moment in boosted:
+        atoms.positions = moment.state.positions[0]
+        result = base.predict(atoms)
+        error = np.abs(moment.state.forces[0] - result["forces"]).max()
+        if moment.step % 4 == 0:
+            assert error < 1e-12
+            energy = result["energy"] - base.isolated_energies(atoms.numbers).sum()
+            assert moment.state.energy[0] == pytest.approx(energy, abs=1e-12)
+        else:
+            assert error > 1e-6
+
+
+def test_corrections_of_the_energy_are_heat(base, surrogate):
+    """The conserved energy drifts as little as without a surrogate, though the surrogate is wrong by more."""
+    quiet = SETTINGS.model_copy(update={"timestep_fs": 0.1, "temperature": 100.0})
+    runs = {}
+    for name, boost in (("plain", None), ("boosted", Boost(surrogate, 4))):
+        simulation = Simulation(base, stretched("H2O"), quiet, boost=boost)
+        found = simulation.run_to(list(range(41)))
+        runs[name] = np.array([m.observed.conserved[0] for m in found])
+    assert np.ptp(runs["boosted"]) < 10 * np.ptp(runs["plain"]) + 1e-6
+
+
+def test_a_restart_has_the_same_bits(base, surrogate, tmp_path):
+    boost = Boost(surrogate, 4)
+    options = SETTINGS.model_dump() | {"log_every": 1, "write_every": 5, "restart_every": 6, "boost": boost}
+    whole = tmp_path / "whole.xyz"
+    run_md(base, stretched("H2O"), steps=10, output=whole, **options)
+    part = tmp_path / "part.xyz"
+    run_md(base, stretched("H2O"), steps=6, output=part, **options)
+    run_md(base, stretched("H2O"), steps=10, output=part, restart=True, **options)
+    assert part.read_text() == whole.read_text()
+    with pytest.raises(EquijaxError, match="boost_interval"):
+        run_md(base, stretched("H2O"), steps=12, output=part, restart=True, **options | {"boost": Boost(surrogate, 2)})
+
+
+def test_the_file_holds_everything(surrogate, tmp_path):
+    again = load_surrogate(save_surrogate(surrogate, tmp_path / "surrogate.safetensors"))
+    for name in ("config", "elements", "feature_irreps", "base", "interval", "timestep_fs", "dtype"):
+        assert getattr(again, name) == getattr(surrogate, name)
+    both = [(s.params, dataclasses.asdict(s.statistics)) for s in (again, surrogate)]
+    jax.tree.map(np.testing.assert_array_equal, *both)
+
+
+def test_a_file_with_a_wrong_shape_is_refused(surrogate, tmp_path):
+    params = dict(surrogate.params) | {"mixing": {"kernel": np.zeros((5, 3))}}
+    path = save_surrogate(dataclasses.replace(surrogate, params=params), tmp_path / "surrogate.safetensors")
+    with pytest.raises(EquijaxError, match=r"surrogate.safetensors.*mixing/kernel has shape \(5, 3\)"):
+        load_surrogate(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ensemble": "nve"}, "needs langevin"),
+        ({"timestep_fs": 1.0}, "trained for up to 0.5 fs"),
+    ],
+)
+def test_runs_it_is_not_made_for_are_refused(base, surrogate, changes, message):
+    with pytest.raises(EquijaxError, match=message):
+        Simulation(base, stretched("H2O"), SETTINGS.model_copy(update=changes), boost=Boost(surrogate, 4))
+
+
+def test_another_base_model_is_refused(surrogate):
+    with pytest.raises(EquijaxError, match="another base model"):
+        moments(toy_potential(dtype="float64", seed=1), Boost(surrogate, 4))
+
+
+def test_longer_intervals_than_it_was_trained_for_are_refused(surrogate):
+    with pytest.raises(EquijaxError, match="every 5 steps; expected 1 to 4"):
+        Boost(surrogate, 5)
