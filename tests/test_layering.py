@@ -15,7 +15,7 @@ LAYERS = (
     {"errors", "units", "xla_flags"},
     {"precision", "config", "allocator", "compilation_cache"},
     {"structure", "doctor"},
-    {"graph"},
+    {"graph", "dispersion"},
     {"datasets"},
     {"irreps"},
     {"orbitals"},
@@ -28,6 +28,7 @@ LAYERS = (
     {"train"},
     {"experiment"},
     {"calculators", "md", "statics", "checks", "deploy"},
+    {"boost"},
     {"bench"},
     {"cli"},
 )

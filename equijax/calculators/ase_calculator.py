@@ -14,6 +14,7 @@ from ase.data import chemical_symbols
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from equijax.calculators.skin_list import SkinList
+from equijax.dispersion import dispersion_of
 from equijax.errors import EquijaxError, EquijaxWarning
 from equijax.graph.batching import StructureGraph, batch
 from equijax.graph.padding import Capacity, PaddingPolicy
@@ -73,6 +74,10 @@ class EquijaxCalculator(Calculator):
         if dtype not in (None, "float32", "float64"):
             raise EquijaxError(f"dtype is {dtype!r}; expected float32 or float64")
         self.dtype: DType = dtype or self.potential.dtype
+        self._dispersion = None if self.potential.dispersion is None else self.potential.dispersion.calculator()
+        if self._dispersion is not None:
+            # The dispersion has no energies of atoms.
+            self.implemented_properties = [n for n in self.implemented_properties if n != "energies"]
         if not self.potential.has_energy:
             self.implemented_properties = []
         self.implemented_properties = [*self.implemented_properties, *self.potential.uncertainties]
@@ -150,6 +155,8 @@ class EquijaxCalculator(Calculator):
             self.results["stress"] = full_3x3_to_voigt_6_stress(output.stress[0].astype(np.float64))
         if output.uncertainty is not None and self.potential.uncertainties:
             self._add_uncertainties(output.uncertainty, size, has_stress(structure))
+        if self._dispersion is not None:
+            self._add_dispersion(structure)
         if self.dtype == "float32" and not self._warned:
             self._warn_about_float32(forces, system_changes, self.atoms.has("momenta"))
 
@@ -160,6 +167,15 @@ class EquijaxCalculator(Calculator):
         if found.stress is not None and stress:
             components = found.stress[0].astype(np.float64)
             self.results["stress_uncertainty"] = full_3x3_to_voigt_6_stress(components)
+
+    def _add_dispersion(self, structure: Structure) -> None:
+        parts = dispersion_of(self._dispersion, structure)
+        self.results["energy"] += parts["energy"]
+        self.results["free_energy"] = self.results["energy"]
+        self.results["forces"] = self.results["forces"] + parts["forces"]
+        self.results.pop("energies")
+        if "stress" in self.results:
+            self.results["stress"] = self.results["stress"] + full_3x3_to_voigt_6_stress(parts["stress"])
 
     def _targets(self, output: Any, graph: StructureGraph, structure: Structure) -> dict[str, np.ndarray]:
         found = {}

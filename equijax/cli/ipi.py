@@ -18,6 +18,10 @@ def ipi(
     port: Annotated[int, typer.Option(help="Port of the server.")] = 31415,
     unix: Annotated[str | None, typer.Option(help="Name of a unix socket, /tmp/ipi_NAME, instead of a port.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or float64.", show_default="the model's")] = None,
+    dispersion: Annotated[
+        str | None,
+        typer.Option(help="Add D3, such as d3bj:pbe (extra dispersion).", show_default="that of the model"),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Only warnings and errors.")] = False,
 ) -> None:
     """Compute forces for i-PI, or another server of its protocol, until it ends."""
@@ -29,8 +33,9 @@ def ipi(
     from equijax.weights import load_potential
 
     require_healthy_backend()
+    potential = load_potential(model)
     steps = serve_forces(
-        load_potential(model),
+        potential if dispersion is None else potential.with_dispersion(dispersion),
         atoms,
         address=address,
         port=port,

@@ -22,6 +22,10 @@ def predict(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file.")] = False,
     dtype: Annotated[str | None, typer.Option(help="float32 or float64.", show_default="the model's")] = None,
     uncertainty: UncertaintyOption = True,
+    dispersion: Annotated[
+        str | None,
+        typer.Option(help="Add D3, such as d3bj:pbe (extra dispersion).", show_default="that of the model"),
+    ] = None,
     born_charges: Annotated[
         bool, typer.Option("--born-charges", help="Also derivatives of the dipole by the positions, nine per atom.")
     ] = False,
@@ -60,6 +64,8 @@ def predict(
     if output.suffix == ".npz":
         raise located("is not an extended XYZ file", file=output, key="--output", expected="a name ending in .xyz")
     potential = load_potential(model)
+    if dispersion is not None:
+        potential = potential.with_dispersion(dispersion)
     images = read_images(structures)
     frames = [_without_labels(image, potential.targets) for image in images]
     of_energy = ("energy", "forces") if potential.has_energy else ()

@@ -10,6 +10,7 @@ import pydantic
 
 from equijax import units
 from equijax.config.base import StrictModel
+from equijax.dispersion import Dispersion
 from equijax.errors import EquijaxError, did_you_mean
 
 CANONICAL_KEYS = ("energy", "forces", "stress", "virial")
@@ -115,8 +116,16 @@ class DatasetConfig(ReadOptions):
     refit, the same moved to the reference level of these energies."""
     require: Literal["any", "all"] = "any"
     """all: refuse files in which some frames lack a label that others have."""
+    subtract: str | None = None
+    """Dispersion to take out of the labels of train and valid, such as d3bj:pbe: the model learns the rest, its file
+    says so, and predictions add it again. Needs the extra dispersion."""
     max_force: Annotated[float, pydantic.Field(gt=0)] | None = None
     """Leave out frames with a force above this, in eV/Å."""
+
+    @pydantic.field_validator("subtract")
+    @classmethod
+    def _dispersion(cls, value: str | None) -> str | None:
+        return None if value is None else str(Dispersion.parse(value, "subtract"))
 
     @pydantic.field_validator("atomic_energies", mode="before")
     @classmethod

@@ -21,6 +21,7 @@ from equijax.datasets.plausibility import implausible
 from equijax.datasets.readers import read_checked
 from equijax.datasets.splits import duplicates, split
 from equijax.datasets.statistics import elements_of
+from equijax.dispersion import Dispersion, shifted_labels
 from equijax.errors import EquijaxError, EquijaxWarning, located
 from equijax.structure import Structure
 
@@ -114,6 +115,14 @@ def load_dataset(
 
     if config.require == "all":
         _require_all(parts)
+    if config.subtract is not None:
+        calculator = Dispersion.parse(config.subtract, "dataset.subtract").calculator()
+        # Labels of test sets stay as they are: predictions are of the whole energy.
+        for name in ("train", "valid"):
+            parts[name] = [shifted_labels(structure, calculator, -1) for structure in parts[name]]
+        reading.notes[f"frames of train and valid without their {config.subtract} dispersion"] = len(
+            parts["train"]
+        ) + len(parts["valid"])
     _check_elements(parts, start)
     energies = _atomic_energies(config, parts["train"], in_train, start, bool(targets))
     for structures in parts.values():

@@ -134,6 +134,7 @@ def export_potential(
 def _check(potential: Potential, folder: Path, platforms: Sequence[str], overwrite: bool) -> None:
     if not potential.has_energy:
         raise EquijaxError(f"a model that was trained on {', '.join(potential.trained or ())} alone is not exported")
+    potential.refuse_dispersion("export")
     if wrong := [name for name in platforms if name not in PLATFORMS]:
         raise located(f"is {', '.join(wrong)}", key="--platforms", expected=f"some of {', '.join(PLATFORMS)}")
     if folder.exists():

@@ -47,6 +47,7 @@ class EquijaxMLIAP:
                 f"{potential.model_config.name}: LAMMPS needs pair forces, derivatives of an energy; expected a model "
                 "with energies and forces: gradient"
             )
+        potential.refuse_dispersion("LAMMPS")
         processes = int(lmp.extract_setting("world_size"))
         if processes != 1:
             raise EquijaxError(
@@ -79,9 +80,9 @@ class EquijaxMLIAP:
         self._check_units()
         pair_i = np.array(data.pair_i, np.int64)
         rij = np.array(data.rij, np.float64).reshape(-1, 3)
-        owners = self._owners(int(data.nlistatoms), int(data.ntotal))
         kept = np.flatnonzero(np.einsum("ex,ex->e", rij, rij) < self.potential.cutoff**2)
-        graph, order = self._graph(pair_i[kept], owners[np.array(data.pair_j, np.int64)[kept]], rij[kept], data)
+        owners = self._owners(data)[kept]
+        graph, order = self._graph(pair_i[kept], owners, rij[kept], data)
         energies, gradient = self._energies_and_gradient(graph, -rij[kept][order])
         forces = np.zeros_like(rij)
         # f_i grows by the force of the pair: d = r_i - r_j, and f_i = -∂E/∂d.
@@ -91,7 +92,7 @@ class EquijaxMLIAP:
         if not (np.isfinite(total).all() and np.isfinite(forces).all()):
             raise EquijaxError("LAMMPS: energies or forces are not finite; is the geometry reasonable?")
         data.update_pair_forces(forces)
-        np.asarray(data.eatoms)[: len(total)] = total
+        data.eatoms = total
         data.energy = float(total.sum())
 
     def _check_units(self) -> None:
@@ -99,21 +100,27 @@ class EquijaxMLIAP:
         if units != "metal":
             raise EquijaxError(f"LAMMPS has units {units}; expected `units metal` (eV, Å), which the model has")
 
-    def _owners(self, count: int, total: int) -> np.ndarray:
-        """Atom of this process behind every atom and ghost, [count + ghosts]."""
-        tags = np.array(self.lmp.numpy.extract_atom("id", nelem=total)).ravel()
-        if len(tags) < total:
-            raise EquijaxError("LAMMPS: the ids of ghost atoms are not accessible; expected `atom_modify map yes`")
-        by_tag = {int(tag): index for index, tag in enumerate(tags[:count])}
-        return np.array([by_tag.get(int(tag), -1) for tag in tags], np.int64)
+    def _owners(self, data: Any) -> np.ndarray:
+        """Atom of this process behind the second atom of every pair, itself or an image of it, [pairs]."""
+        count = int(data.nlistatoms)
+        if not np.array_equal(np.array(data.iatoms)[:count], np.arange(count)) or count != len(
+            self.lmp.numpy.extract_atom("id")
+        ):
+            raise EquijaxError("LAMMPS: some atoms have no element; expected `pair_coeff * *` with one for every type")
+        tags = np.array(self.lmp.numpy.extract_atom("id"), np.int64).ravel()
+        order = np.argsort(tags)
+        wanted = np.array(data.jtags, np.int64)
+        place = np.minimum(np.searchsorted(tags[order], wanted), count - 1)
+        owners = order[place]
+        if not np.array_equal(tags[owners], wanted):
+            raise EquijaxError("LAMMPS: a ghost belongs to no atom of this process; expected one MPI process")
+        return np.asarray(owners)
 
     def _graph(
         self, receivers: np.ndarray, senders: np.ndarray, rij: np.ndarray, data: Any
     ) -> tuple[StructureGraph, np.ndarray]:
         """The graph of the pairs, and their order in it."""
         count = int(data.nlistatoms)
-        if len(senders) and senders.min() < 0:
-            raise EquijaxError("LAMMPS: a ghost belongs to no atom of this process; expected one MPI process")
         cell = self._cell()
         positions = np.array(self.lmp.numpy.extract_atom("x"), np.float64)[:count]
         shifts = np.rint((rij - (positions[senders] - positions[receivers])) @ np.linalg.inv(cell))

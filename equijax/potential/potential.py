@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from equijax.dispersion import Dispersion
 from equijax.errors import EquijaxError, did_you_mean
 from equijax.precision import DType, precision
 from equijax.structure import Structure
@@ -102,6 +103,28 @@ class Potential:
         return self.trained is None or bool({"energy", "forces", "stress"} & set(self.trained))
 
     @property
+    def dispersion(self) -> Dispersion | None:
+        """What is added to the model's energy: it was trained on labels without it, or the user adds it."""
+        text = self.metadata.get("dispersion")
+        return None if text is None else Dispersion.parse(str(text))
+
+    def with_dispersion(self, text: str) -> Potential:
+        """The same with a dispersion, such as d3bj:pbe, added to every energy, force and stress."""
+        added = Dispersion.parse(text, "--dispersion")
+        if self.dispersion is not None and self.dispersion != added:
+            raise EquijaxError(f"--dispersion: is {added}; this model has {self.dispersion} already")
+        added.calculator()  # refuses what the library does not have
+        return dataclasses.replace(self, metadata={**self.metadata, "dispersion": str(added)})
+
+    def refuse_dispersion(self, use: str) -> None:
+        """Raise EquijaxError for a use that computes the model's own energy and would leave the dispersion out."""
+        if self.dispersion is not None:
+            raise EquijaxError(
+                f"{use}: the energies of this model are complete only with {self.dispersion}, which is not added "
+                "there; `predict`, EquijaxCalculator and `equijax md --engine ase` add it"
+            )
+
+    @property
     def has_dipole(self) -> bool:
         """Whether there is a target `dipole` that is a vector per system."""
         config = self.targets.get("dipole")
@@ -170,7 +193,11 @@ class Potential:
         compare_parameters(self.params, parameter_shapes(self.module))
 
     def evaluator(self, dtype: DType | None = None, padding: PaddingPolicy | None = None) -> Evaluator:
-        """The compiled functions of this potential in one precision, shared by all `predict` calls."""
+        """The compiled functions of this potential in one precision, without its dispersion."""
+        self.refuse_dispersion("compiled functions")
+        return self._model_evaluator(dtype, padding)
+
+    def _model_evaluator(self, dtype: DType | None, padding: PaddingPolicy | None) -> Evaluator:
         from equijax.graph.padding import PaddingPolicy
         from equijax.potential.evaluator import Evaluator
 
@@ -229,6 +256,8 @@ class Potential:
                 )
             if name in UNCERTAINTIES:
                 self._require_uncertainty(name)
+            if name in ("energies", "hessian", "elastic_constants"):
+                self.refuse_dispersion(name)
             if name in ("stress", "hessian", "elastic_constants") and not self.is_conservative:
                 raise EquijaxError(
                     f"there is no {name}: this {self.model_config.name} predicts forces directly, which are not the "
@@ -236,7 +265,7 @@ class Potential:
                 )
         single = not isinstance(structures, Sequence) or hasattr(structures, "get_positions")
         frames = [as_structure(item) for item in ([structures] if single else structures)]
-        results = predict(self, frames, tuple(properties), self.evaluator(dtype, padding))
+        results = predict(self, frames, tuple(properties), self._model_evaluator(dtype, padding))
         return results[0] if single else results
 
     def _require_uncertainty(self, name: str) -> None:

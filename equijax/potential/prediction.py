@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from equijax.dispersion import dispersion_of
 from equijax.errors import located
 from equijax.graph.batching import StructureGraph, batch, structure_graph, unbatch_nodes
 from equijax.models.target_labels import cartesian_value
@@ -67,7 +68,17 @@ def predict(
     if "hessian" in properties:
         for graph, result in zip(graphs, results, strict=True):
             result["hessian"] = HessianProduct(evaluator, graph).matrix()
+    if potential.dispersion is not None and {"energy", "forces", "stress"} & set(properties):
+        _add_dispersion(potential.dispersion.calculator(), structures, results)
     return [{name: result[name] for name in properties} for result in results]
+
+
+def _add_dispersion(calculator: Any, structures: Sequence[Structure], results: Sequence[Result]) -> None:
+    for structure, result in zip(structures, results, strict=True):
+        for name, part in dispersion_of(calculator, structure).items():
+            if name in result:
+                value = result[name]
+                result[name] = value + np.asarray(part, np.asarray(value).dtype)
 
 
 def has_stress(structure: Structure) -> bool:

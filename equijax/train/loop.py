@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from equijax.dispersion import Dispersion, shifted_labels
 from equijax.errors import EquijaxError, EquijaxWarning, located
 from equijax.precision import precision
 from equijax.structure import Structure
@@ -170,7 +171,11 @@ def finish(task: TrainingTask, directory: RunDirectory, trainer: Trainer, displa
     """Write the model, its errors on validation and test sets, predictions, and the report."""
     objective = task.objective
     model = objective.model(task, trainer.best, trainer.progress)
-    sets = {"valid": [frame.structure for frame in task.valid.frames], **task.test, **replayed_sets(task)}
+    valid = [frame.structure for frame in task.valid.frames]
+    if task.dispersion is not None:  # the model predicts whole energies, as test sets have them
+        calculator = Dispersion.parse(task.dispersion).calculator()
+        valid = [shifted_labels(structure, calculator, +1) for structure in valid]
+    sets = {"valid": valid, **task.test, **replayed_sets(task)}
     if task.training.committee > 1 and model.uncertainties:
         model = calibrated_committee(model, sets["valid"])
     objective.save(model, directory.model)

@@ -56,6 +56,7 @@ class TrainingTask:
     fingerprints: dict[str, str]
     start: StartingPoint | None = None
     replay: Replay | None = None
+    dispersion: str | None = None
 
     @property
     def new_frames(self) -> list[LabelledFrame]:
@@ -77,6 +78,7 @@ def build_task(experiment: Any, skipped_csv: Path | None = None, start: Starting
         return hamiltonian_task(experiment, load_hamiltonian_dataset(experiment.dataset, experiment.seed))
     readers = target_readers(experiment.targets)
     start = start or starting_point(experiment)
+    dispersion = _dispersion(experiment, start)
     energies = None if start is None else start.energies
     dataset = load_dataset(
         experiment.dataset, seed=experiment.seed, skipped_csv=skipped_csv, start=energies, targets=readers
@@ -86,7 +88,7 @@ def build_task(experiment: Any, skipped_csv: Path | None = None, start: Starting
         skipped = None if skipped_csv is None else skipped_csv.with_name(f"replay_{skipped_csv.name}")
         config = experiment.fine_tuning.replay.dataset
         old = load_dataset(config, seed=experiment.seed, skipped_csv=skipped, start=energies, targets=readers)
-    return task_from_dataset(experiment, dataset, start, old)
+    return dataclasses.replace(task_from_dataset(experiment, dataset, start, old), dispersion=dispersion)
 
 
 def task_from_dataset(
@@ -164,6 +166,23 @@ def task_from_dataset(
         start=start,
         replay=replay,
     )
+
+
+def _dispersion(experiment: Any, start: StartingPoint | None) -> str | None:
+    """What was taken out of the labels; the start model has to be without it as well."""
+    now = experiment.dataset.subtract
+    if start is None:
+        return None if now is None else str(now)
+    before = start.potential.metadata.get("dispersion")
+    if before != now:
+        raise EquijaxError(
+            f"dataset.subtract: is {now or 'not given'}, and the start model was trained with {before or 'none'}; "
+            "expected the same"
+        )
+    replay = experiment.fine_tuning.replay
+    if replay is not None and (now or replay.dataset.subtract):
+        raise EquijaxError("dataset.subtract: does not go with fine_tuning.replay; leave one of them out")
+    return None if now is None else str(now)
 
 
 def _replay(
@@ -271,6 +290,7 @@ def best_potential(task: TrainingTask, objective: PotentialObjective, params: An
                 "seed": task.seed,
                 "fingerprints": task.fingerprints,
             },
+            **({} if task.dispersion is None else {"dispersion": task.dispersion}),
             **({} if task.start is None else {"started_from": provenance(task.start, task.replay)}),
         },
         targets=objective.targets,

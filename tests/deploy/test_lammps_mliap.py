@@ -38,9 +38,7 @@ class Lmp:
         shifts = np.array(sorted(itertools.product((-2, -1, 0, 1, 2), repeat=3), key=lambda s: s != (0, 0, 0)))
         self.tags = np.tile(np.arange(len(atoms)) + 1, len(shifts))
         self.x = (atoms.positions + (shifts @ atoms.cell.array)[:, None]).reshape(-1, 3)
-        self.numpy = SimpleNamespace(
-            extract_atom=lambda name, nelem=None: self.tags if name == "id" else self.x[: len(atoms)]
-        )
+        self.numpy = SimpleNamespace(extract_atom=lambda name: (self.tags if name == "id" else self.x)[: len(atoms)])
 
     def extract_setting(self, name: str) -> int:
         return self.processes
@@ -64,7 +62,18 @@ class Data:
         self.rij = rij[self.pair_i, self.pair_j]
         self.nlistatoms, self.ntotal = count, len(lmp.x)
         self.elems = species[(lmp.tags - 1)]
-        self.eatoms, self.f, self.virial, self.energy = np.zeros(count), np.zeros_like(lmp.x), np.zeros((3, 3)), 0.0
+        self.jtags, self.iatoms = lmp.tags[self.pair_j], np.arange(count)
+        self.written, self.f, self.virial, self.energy = (
+            np.full(count, np.nan),
+            np.zeros_like(lmp.x),
+            np.zeros((3, 3)),
+            0.0,
+        )
+
+    def _write_eatoms(self, values: np.ndarray) -> None:
+        self.written[:] = values
+
+    eatoms = property(None, _write_eatoms)  # LAMMPS does not let it be read
 
     def update_pair_forces(self, fij: np.ndarray) -> None:
         np.add.at(self.f, self.pair_i, fij)
@@ -83,11 +92,24 @@ def test_pair_forces_add_up_to_forces_and_stress():
     forces = np.zeros((len(atoms), 3))
     np.add.at(forces, lmp.tags - 1, data.f)
     np.testing.assert_allclose(forces, wanted["forces"], atol=1e-10)
-    np.testing.assert_allclose(data.eatoms, wanted["energies"], atol=1e-10)
+    np.testing.assert_allclose(data.written, wanted["energies"], atol=1e-10)
     assert data.energy == pytest.approx(float(wanted["energy"]), abs=1e-9)
     np.testing.assert_allclose(-data.virial / atoms.get_volume(), wanted["stress"], atol=1e-10)
     assert model.element_types == ["H", "C", "O"]
     assert model.rcutfac == CUTOFF / 2
+
+
+def test_pairs_without_an_owner_and_atoms_without_an_element_are_refused():
+    potential, atoms = toy_potential(), crystal()
+    lmp = Lmp(atoms)
+    data = Data(lmp, np.zeros(4, np.int32))
+    data.jtags = data.jtags + 1
+    with pytest.raises(EquijaxError, match="a ghost belongs to no atom of this process"):
+        EquijaxMLIAP(potential, lmp).compute_forces(data)
+    data = Data(lmp, np.zeros(4, np.int32))
+    data.nlistatoms = 3
+    with pytest.raises(EquijaxError, match="some atoms have no element"):
+        EquijaxMLIAP(potential, lmp).compute_forces(data)
 
 
 def test_several_processes_and_other_units_are_refused():
