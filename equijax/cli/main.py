@@ -12,6 +12,7 @@ import typer
 from equijax.cli import (
     average,
     bench,
+    boost,
     calibrate,
     check,
     convert,
@@ -45,6 +46,7 @@ app.command()(evaluate.evaluate)
 app.command()(calibrate.calibrate)
 app.command()(predict.predict)
 app.command()(md.md)
+app.command()(boost.boost)
 app.command()(average.average)
 app.command()(scf.scf)
 app.command()(relax.relax)
