@@ -51,8 +51,8 @@ class NVERun:
     @property
     def drift_ratio(self) -> float:
         """|drift| times the length of the run over the standard deviation of the kinetic energy."""
-        spread = float(np.std(self.kinetic))
-        return abs(self.fit()[0]) * 1e-3 * float(np.ptp(self.time)) / spread if spread > 0 else float("nan")
+        spread = max(float(np.std(self.kinetic)), 1e-9)  # nothing moves in a crystal of one atom
+        return abs(self.fit()[0]) * 1e-3 * float(np.ptp(self.time)) / spread
 
 
 def check_dynamics(
@@ -80,7 +80,7 @@ def check_dynamics(
         Row("NVE residual", residual, None, "meV/atom", note=where),
         Row(
             "NVE residual with half the time step",
-            after / before,
+            after / max(before, 1e-9),
             MAX_GAIN if judged else None,
             "relative",
             "warn",
@@ -118,12 +118,13 @@ def nve(evaluate: Evaluate, start: Structure, timesteps: Sequence[float], seed: 
         latest = np.array([entries[-1] for entries in history])
         if not (np.isfinite(latest).all() and (latest[:, 1] < hot).all()):
             exploded = True
+            history = [[entry for entry in entries if np.isfinite(entry).all()] for entries in history]
             break
     runs = []
     for timestep, entries in zip(timesteps, history, strict=True):
-        potential, kinetic = 1e3 * np.array(entries).T / len(start)
+        potential, kinetic = 1e3 * np.array(entries).reshape(-1, 2).T / len(start)
         total = potential + kinetic
-        runs.append(NVERun(timestep, timestep * np.arange(len(total)), total - total[0], kinetic, exploded))
+        runs.append(NVERun(timestep, timestep * np.arange(len(total)), total - total[:1], kinetic, exploded))
     return runs
 
 

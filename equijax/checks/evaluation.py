@@ -56,7 +56,9 @@ class SharedShape:
             graph = self._graph(structure)
             self._make_room(graph)
             nodes = sum(other.num_nodes for other, _ in waiting) + graph.num_nodes + 1
-            if waiting and (nodes > self.capacity.nodes or len(waiting) + 2 > self.capacity.graphs):
+            is_full = nodes > self.capacity.nodes or len(waiting) + 2 > self.capacity.graphs
+            # Targets per pair exist for molecules only, which therefore keep to themselves.
+            if waiting and (is_full or any(waiting[-1][0].pbc) != any(graph.pbc)):
                 found += self._call(waiting)
                 waiting = []
             waiting.append((graph, structure))
@@ -82,7 +84,7 @@ class SharedShape:
         targets = {
             name: unbatch_target(config, name, (output.targets or {})[name], graphs)
             for name, config in self.potential.targets.items()
-            if config.per != "pair" or not any(any(graph.pbc) for graph in graphs)
+            if config.per != "pair" or not any(graphs[0].pbc)
         }
         return [
             Found(

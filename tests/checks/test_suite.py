@@ -92,6 +92,18 @@ def test_forces_that_are_not_a_gradient_lose_the_energy():
     assert net.verdict == "pass"
 
 
+def test_a_run_that_falls_into_a_hole(healthy):
+    potential = broken(healthy, "hole")
+    evaluate = SharedShape(potential, "float32", [made_structure(potential.elements, 0)], 24)
+    close = Structure(np.array([6, 6, 8]), np.array([[0.0, 0, 0], [0.8, 0, 0], [0, 3.0, 0]]))
+    rows, (coarse, fine) = check_dynamics(evaluate, close, True, True, 0, 60)
+    assert coarse.exploded
+    assert [row.verdict for row in rows] == ["fail"]
+    assert rows[0].to_json()["value"] is None
+    assert np.isfinite(coarse.total).all()
+    assert len(fine.time) == len(coarse.time)
+
+
 def test_frames_are_named_and_elements_known(healthy):
     crystal = Structure(np.array([6, 8]), np.array([[0.0, 0, 0], [1.9, 1.7, 1.4]]), 3.6 * np.eye(3), (True,) * 3)
     atom = Structure(np.array([1]), np.zeros((1, 3)))
