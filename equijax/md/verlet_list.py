@@ -29,7 +29,7 @@ SKIN = 0.5
 FILLER = 3.0**-0.5
 """Å, every component of the vector of an empty slot, as in `edge_vectors`."""
 LINKED_CELLS_ABOVE = 2000
-"""Atoms; below, comparing all pairs is faster (docs/decisions/0007-jitted-md.md)."""
+"""Atoms; below, comparing all pairs is faster (docs/decisions/0007-md-engine.md)."""
 MAX_EDGES = 20_000_000
 """Slots of candidates of all replicas together: about 1 GB."""
 
