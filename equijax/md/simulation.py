@@ -118,12 +118,11 @@ class Simulation:
         if self.settings.velocities == "keep":
             momenta = np.tile(self.atoms.get_momenta(), (count, 1, 1))
         else:
-            drawn = [draw_momenta(self.atoms, self.settings.temperature, seed) for seed in seeds]
-            momenta = np.where(self.integrator.free[:, None], np.stack(drawn), 0.0)
+            momenta = np.stack([draw_momenta(self.atoms, self.settings.temperature, seed) for seed in seeds])
         return State(
             step=np.int64(-1),
             positions=np.tile(structure.positions, (count, 1, 1)),
-            momenta=momenta,
+            momenta=np.where(self.integrator.free[:, None], momenta, 0.0),
             cell=np.tile(completed_cell(structure), (count, 1, 1)),
             forces=np.zeros((count, number, 3)),
             energy=np.zeros(count),
