@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from equijax.errors import EquijaxError
-from equijax.md.integrators import State
+from equijax.md.integrators import Integrator, State
 from equijax.md.pair_search import squared_length
 from equijax.md.settings import MDSettings
 from equijax.md.verlet_list import FILLER, VerletList
@@ -30,8 +30,9 @@ Array = Any
 class Boost:
     """The base model is evaluated at every step whose number is a multiple of `interval`, the surrogate at the others.
 
-    An energy that the base model corrects is counted as heat, so that the conserved energy shows what the integrator
-    does alone. The stress stays that of the last evaluation of the base model.
+    What the base model corrects, of the energy and by its force in the last kick of a step, is counted as heat, so that
+    the conserved energy shows what the integrator does alone. The stress stays that of the last evaluation of the base
+    model.
     """
 
     surrogate: Surrogate
@@ -87,11 +88,11 @@ class Boost:
     def forces(
         self,
         base: Callable[[], tuple[State, Array, Prediction]],
+        integrator: Integrator,
         state: State,
         candidates: VerletList,
         species: np.ndarray,
         pbc: tuple[bool, bool, bool],
-        dtype: DType,
     ) -> tuple[State, Array]:
         """The state with its forces, and the most neighbours that the base model needed."""
         old = state.anchor
@@ -104,10 +105,15 @@ class Boost:
             with jax.enable_x64(self.surrogate.dtype == "float64"):
                 return surrogate_energies(module, params, context, edges, vectors.astype(self.surrogate.dtype))
 
+        def total(forced: State) -> Array:
+            end = integrator.after(forced)
+            return end.energy + integrator.kinetic(end.momenta)
+
         def from_base() -> tuple[State, Array]:
             forced, neighbors, prediction = base()
-            expected, _ = near_anchor(old, *energies(old.context), state.positions)
-            heat = jnp.where(state.step > 0, forced.energy - expected, 0.0)
+            energy, forces = near_anchor(old, *energies(old.context), state.positions)
+            expected = dataclasses.replace(state, energy=energy, forces=forces)
+            heat = jnp.where(state.step > 0, total(forced) - total(expected), 0.0)
             with jax.enable_x64(self.surrogate.dtype == "float64"):
                 features = prediction.node_features[:count].astype(self.surrogate.dtype)
                 rows = jnp.tile(jnp.asarray(species), state.positions.shape[0])

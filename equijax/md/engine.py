@@ -170,7 +170,7 @@ class Engine:
         if self.boost is None:
             forced, neighbors, prediction = base()
         else:
-            forced, neighbors = self.boost.forces(base, state, candidates, self._species, self.pbc, self.dtype)
+            forced, neighbors = self.boost.forces(base, self.integrator, state, candidates, self._species, self.pbc)
         needs: Needs = dataclasses.replace(
             candidates.needs, neighbors=jnp.maximum(candidates.needs.neighbors, neighbors)
         )

@@ -61,13 +61,14 @@ def check_is_base(potential: Potential, config: BoostConfig) -> None:
     """Raise EquijaxError for a potential that has no surrogates of this config."""
     if not potential.has_energy or not potential.is_conservative:
         raise EquijaxError("a surrogate needs a base model with energies whose gradient are its forces")
+    potential.refuse_dispersion("surrogates")
     if potential.committee is not None:
         raise EquijaxError("a surrogate needs one base model; this is a committee, whose members have features each")
     irreps = {str(irrep) for _, irrep in parse_irreps(potential.model_config.feature_irreps)}
     for name in ("0e", "1o")[: config.reference_lmax + 1]:
         if name not in irreps:
             raise EquijaxError(
-                f"the base model's features {potential.model_config.feature_irreps} have no {name}, which the surrogate "
+                f"the features {potential.model_config.feature_irreps} of the base model have no {name}, which it "
                 f"reads with reference_lmax {config.reference_lmax}"
             )
     if config.cutoff > potential.cutoff:

@@ -28,7 +28,7 @@ def base():
 
 @pytest.fixture(scope="module")
 def surrogate(base):
-    """Parameters that nobody has trained."""
+    """Parameters that nobody has trained: wrong, but not wild."""
     rng = np.random.Generator(np.random.Philox(1))
     shapes = {
         "embedding": {"kernel": (3, 3)},
@@ -39,6 +39,8 @@ def surrogate(base):
         "mixing": {"kernel": (4, 3)},
     }
     params = jax.tree.map(lambda shape: rng.normal(size=shape), shapes, is_leaf=lambda leaf: isinstance(leaf, tuple))
+    params["readout"]["kernel"] *= 0.05
+    params["readout"]["bias"] *= 0.05
     statistics = FeatureStatistics(np.zeros((3, 4)), np.ones((3, 4)), np.ones(3))
     return Surrogate(CONFIG, base.elements, "4x0e", statistics, params, base_digest(base), 4, 0.5, "float64")
 
@@ -74,14 +76,14 @@ def test_the_base_model_is_evaluated_at_multiples_of_the_interval(base, boosted)
 
 
 def test_corrections_of_the_energy_are_heat(base, surrogate):
-    """The conserved energy drifts as little as without a surrogate, though the surrogate is wrong by more."""
-    quiet = SETTINGS.model_copy(update={"timestep_fs": 0.1, "temperature": 100.0})
-    runs = {}
-    for name, boost in (("plain", None), ("boosted", Boost(surrogate, 4))):
-        simulation = Simulation(base, stretched("H2O"), quiet, boost=boost)
-        found = simulation.run_to(list(range(41)))
-        runs[name] = np.array([m.observed.conserved[0] for m in found])
-    assert np.ptp(runs["boosted"]) < 10 * np.ptp(runs["plain"]) + 1e-6
+    """Without a thermostat to speak of the heat is what the base model corrects, and the conserved energy hardly
+    moves."""
+    quiet = SETTINGS.model_copy(update={"timestep_fs": 0.1, "temperature": 100.0, "friction_per_fs": 1e-9})
+    found = Simulation(base, stretched("H2O"), quiet, boost=Boost(surrogate, 4)).run_to([0, 4, 8, 12, 16, 20, 30, 40])
+    conserved = np.array([moment.observed.conserved[0] for moment in found])
+    heat = np.array([moment.state.heat[0] for moment in found])
+    assert np.ptp(heat) > 1e-3
+    assert np.ptp(conserved) < 0.02 * np.ptp(heat)
 
 
 def test_a_restart_has_the_same_bits(base, surrogate, tmp_path):
