@@ -59,7 +59,8 @@ def dispersion_of(calculator: Any, structure: Structure) -> dict[str, Any]:
     atoms = structure.to_ase()
     atoms.calc = calculator
     try:
-        result = {"energy": float(atoms.get_potential_energy()), "forces": np.array(atoms.get_forces())}
+        energy, forces = float(atoms.get_potential_energy()), np.array(atoms.get_forces())
+        result: dict[str, Any] = {"energy": energy, "forces": forces}
         if any(structure.pbc) and structure.volume > 1e-9:
             result["stress"] = np.array(atoms.get_stress(voigt=False))
     except Exception as error:

@@ -99,7 +99,7 @@ def test_data_set_loses_it_in_train_and_valid_and_not_in_test(tmp_path):
     for seed in range(6):
         atoms = stretched("H2O")
         atoms.rattle(0.05, seed=seed)
-        atoms.calc = SinglePointCalculator(atoms, energy=-10.0 - 0.1 * seed, forces=np.zeros((3, 3)))
+        atoms.calc = SinglePointCalculator(atoms, energy=-10.0 - 0.1 * seed, forces=np.full((3, 3), 0.1 * (seed + 1)))
         frames.append(atoms)
     write(tmp_path / "train.xyz", frames[:4])
     write(tmp_path / "test.xyz", frames[4:])

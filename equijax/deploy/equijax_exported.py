@@ -219,7 +219,7 @@ def _compiled(module: bytes, manifest: Mapping[str, Any], bucket: Mapping[str, A
     def avals(tree: Any) -> tuple[Any, ...]:
         return tuple(jax.core.ShapedArray(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree))
 
-    arguments = ((params, inputs), {})
+    arguments: tuple[Any, dict[str, Any]] = ((params, inputs), {})
     count_in, count_out = len(jax.tree.leaves(arguments)), len(outputs)
     known: dict[str, Any] = {
         "fun_name": "equijax_exported",
