@@ -15,8 +15,9 @@ import numpy as np
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 """xx, yy, zz, yz, xz, xy."""
 
-_A, _B = np.array(VOIGT).T
-_POSITION = np.zeros((3, 3), int)
+# int32 in every precision: JAX remembers a constant array of 64 bits as what it was where it was first traced.
+_A, _B = np.array(VOIGT, np.int32).T
+_POSITION = np.zeros((3, 3), np.int32)
 _POSITION[_A, _B] = _POSITION[_B, _A] = np.arange(6)
 _FACTORS = np.array([1.0, 1.0, 1.0, *[2.0**0.5] * 3])
 

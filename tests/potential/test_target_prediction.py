@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from equijax.models.targets import TargetConfig, unit_statistics, with_targets
 from equijax.potential.potential import Potential, parameter_shapes
 from equijax.structure import Structure
 from tests.contracts.structures import methanol, moved
+from tests.contracts.target_cases import STIFFNESS
 from tests.toy_model import ToyConfig
 
 ELEMENTS = (1, 6, 8)
@@ -24,7 +27,7 @@ LOCAL = {
 
 def potential_of(targets, **options) -> Potential:
     config, statistics = ToyConfig(cutoff=CUTOFF), ModelStatistics(ELEMENTS, 3.0)
-    numbers = {name: unit_statistics(target, ELEMENTS) for name, target in targets.items()}
+    numbers = {name: with_mean(unit_statistics(target, ELEMENTS)) for name, target in targets.items()}
     rng = np.random.default_rng(5)
     params = {
         key: _random(value, rng)
@@ -40,6 +43,11 @@ def potential_of(targets, **options) -> Potential:
         target_statistics=numbers,
         **options,
     )
+
+
+def with_mean(statistics):
+    """Positive forms need a positive one."""
+    return dataclasses.replace(statistics, means=(1.7,) * len(statistics.means))
 
 
 def _random(tree, rng):
@@ -109,3 +117,10 @@ def test_what_a_model_of_targets_alone_does_not_have():
         potential.predict(methanol(), ("born_charges",))
     with pytest.raises(EquijaxError, match="did you mean 'alpha'"):
         potential.predict(methanol(), ("alpa",))
+
+
+def test_one_model_in_both_precisions():
+    """Index arrays of the host are not those of one precision."""
+    potential = potential_of({"stiffness": TargetConfig(tensor=STIFFNESS, form="square", reduce="mean")})
+    found = [potential.predict(methanol(), ("stiffness",), dtype=d)["stiffness"] for d in ("float32", "float64")]
+    np.testing.assert_allclose(*found, atol=1e-4 * np.abs(found[1]).max())
