@@ -112,7 +112,7 @@ def test_files_of_a_run_its_page_and_what_is_refused(tmp_path):
         run(path, 80, engine="jti")
     with pytest.raises(EquijaxError, match="the engine ase has no ensemble csvr"):
         run(tmp_path / "b.xyz", 80, engine="ase", ensemble="csvr")
-    with pytest.raises(EquijaxError, match="replicas and a monitor need the engine jit"):
+    with pytest.raises(EquijaxError, match="replicas, a monitor and a boost need the engine jit"):
         run(tmp_path / "b.xyz", 80, engine="ase", replicas=2)
     # Cut short, as by a kill, and continued.
     run(path, 75, restart=True)
