@@ -80,7 +80,9 @@ def statistics_of(config: TargetConfig) -> TargetStatistics:
     scalars = sum(str(block.irrep) == "0e" for block in blocks)
     has_shifts = config.form in ("direct", "field") and config.per != "pair"
     rows = [tuple(0.3 * (1 + i) * z * has_shifts for z in range(len(ELEMENTS))) for i in range(scalars)]
-    return TargetStatistics(tuple(0.5 + 0.2 * i for i in range(len(blocks))), tuple(rows), (1.7,) * scalars)
+    # Random weights would make an exponential overflow.
+    size = 0.002 if config.form == "exponential" else 1.0
+    return TargetStatistics(tuple(size * (0.5 + 0.2 * i) for i in range(len(blocks))), tuple(rows), (1.7,) * scalars)
 
 
 class TargetSubject:
