@@ -20,7 +20,7 @@ from equijax.boost.config import BoostExperiment
 from equijax.boost.windows import FrameEdges, Windows, frame_edges, generate, statistics_of
 from equijax.errors import EquijaxError, located
 from equijax.models.boost import Boost, Edges
-from equijax.potential.boost import Surrogate, anchored, check_is_base, near_anchor, surrogate_energies
+from equijax.potential.boost import Surrogate, anchored, check_is_base, context_of, near_anchor, surrogate_energies
 from equijax.potential.potential import Potential
 from equijax.precision import jit, precision
 from equijax.train.checkpoint import CheckpointStore
@@ -99,11 +99,11 @@ class Fit:
         windows, frames, number = batch["positions"].shape[:3]
         species = jnp.tile(jnp.asarray(self.species), windows)
         features = batch["features"].reshape(windows * number, -1)
-        context = self.module.apply({"params": params}, features, species, self.statistics, method="context")
+        context = context_of(self.module, params, features, species, self.statistics)
 
         def of_every_frame(array: jax.Array) -> jax.Array:
             per_window = array.reshape(windows, 1, number, *array.shape[1:])
-            return jnp.repeat(per_window, frames, axis=1).reshape(-1, *array.shape[1:])
+            return jnp.repeat(per_window, frames, axis=1).reshape(windows * frames * number, *array.shape[1:])
 
         width = batch["neighbors"].shape[-1]
         frame = jnp.arange(windows * frames, dtype=jnp.int32).reshape(windows, frames, 1, 1)

@@ -16,7 +16,7 @@ from equijax.md.pair_search import squared_length
 from equijax.md.settings import MDSettings
 from equijax.md.verlet_list import FILLER, VerletList
 from equijax.models.boost import BoostContext, Edges
-from equijax.potential.boost import Anchor, Surrogate, anchored, near_anchor, surrogate_energies
+from equijax.potential.boost import Anchor, Surrogate, anchored, context_of, near_anchor, surrogate_energies
 from equijax.potential.derivatives import Prediction
 from equijax.potential.potential import Potential
 from equijax.precision import DType, numpy_dtype
@@ -117,8 +117,7 @@ class Boost:
             with jax.enable_x64(self.surrogate.dtype == "float64"):
                 features = prediction.node_features[:count].astype(self.surrogate.dtype)
                 rows = jnp.tile(jnp.asarray(species), state.positions.shape[0])
-                variables = {"params": params}
-                context = module.apply(variables, features, rows, self.surrogate.statistics, method="context")
+                context = context_of(module, params, features, rows, self.surrogate.statistics)
             new = anchored(context, *energies(context), state.positions, forced.energy, forced.forces)
             return dataclasses.replace(forced, heat=forced.heat + heat, anchor=new), neighbors.astype(jnp.int32)
 

@@ -75,13 +75,21 @@ def check_is_base(potential: Potential, config: BoostConfig) -> None:
         raise EquijaxError(f"cutoff of the surrogate is {config.cutoff:g} Å; expected at most {potential.cutoff:g} Å")
 
 
+def context_of(
+    module: Boost, params: Params, features: jax.Array, species: jax.Array, statistics: FeatureStatistics
+) -> BoostContext:
+    """What the surrogate knows of a reference with `features` [N, F] of atoms of `species` [N]."""
+    context: Any = module.apply({"params": params}, features, species, statistics, method="context")
+    return context
+
+
 def surrogate_energies(
     module: Boost, params: Params, context: BoostContext, edges: Edges, vectors: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """S_i [N] eV and -∂S/∂R [N, 3] eV/Å for edge vectors [N, K, 3] Å. Differentiable again in `params`."""
 
     def total(vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
-        energies = module.apply({"params": params}, context, edges, vectors)
+        energies: Any = module.apply({"params": params}, context, edges, vectors)
         return jnp.sum(energies), energies
 
     gradient, energies = jax.grad(total, has_aux=True)(vectors)
