@@ -38,7 +38,7 @@ class WindowConfig(StrictModel):
 class FitConfig(StrictModel):
     """How the surrogate is fitted, with Adam and a learning rate that falls as a half cosine."""
 
-    max_epochs: Count = 200
+    epochs: Count = 200
     batch_windows: Count = 8
     """Windows per step."""
     valid_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1

@@ -87,7 +87,7 @@ class Fit:
         edges = frame_edges(windows, atoms, experiment.model.cutoff, potential.elements)
         self.windows = windows
         self.data = _data(windows, edges)
-        steps = experiment.training.max_epochs * (self.train // size)
+        steps = experiment.training.epochs * (self.train // size)
         rate = experiment.training
         self.optimizer = optax.chain(
             optax.clip_by_global_norm(rate.clip_grad_norm),
@@ -152,7 +152,7 @@ class Fit:
             epoch_of, valid_of = jit(self._epoch), jit(self.errors)
             log, began = MetricsLog(directory.metrics, records), time.monotonic()
             with StopSignals() as signals:
-                for epoch in range(start, fit.max_epochs):
+                for epoch in range(start, fit.epochs):
                     rng = np.random.Generator(np.random.Philox([self.experiment.seed, epoch]))
                     order = rng.permutation(self.train)[: self.train // size * size].reshape(-1, size)
                     state, loss = epoch_of(state, data, order)
@@ -160,7 +160,7 @@ class Fit:
                         raise EquijaxError(f"epoch {epoch + 1}: the loss is {loss}; fix: lower training.learning_rate")
                     done = epoch + 1
                     stopped = signals.received is not None
-                    if done % fit.checkpoint_every_epochs == 0 or done == fit.max_epochs or stopped:
+                    if done % fit.checkpoint_every_epochs == 0 or done == fit.epochs or stopped:
                         batch = {name: array[self.train :] for name, array in data.items()}
                         errors = self.measured(*valid_of(state["params"], batch))
                         log.write({"kind": "valid", "epoch": done, "step": done * len(order), "loss": loss, **errors})

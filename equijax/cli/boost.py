@@ -13,7 +13,7 @@ from equijax.errors import located
 def boost(
     config: Annotated[Path, typer.Argument(help="What to train (YAML); experiments/ethanol_boost_cpu.yaml is one.")],
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Override a value: --set training.max_epochs=10")
+        list[str] | None, typer.Option("--set", help="Override a value: --set training.epochs=10")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Run directory.", show_default="runs/CONFIG")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the output directory.")] = False,
