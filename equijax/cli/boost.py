@@ -11,7 +11,7 @@ from equijax.errors import located
 
 
 def boost(
-    config: Annotated[Path, typer.Argument(help="What to train (YAML); experiments/ethanol_boost_cpu.yaml is one.")],
+    config: Annotated[Path, typer.Argument(help="What to train (YAML); experiments/boost/ethanol_boost_cpu.yaml is one.")],
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Override a value: --set training.epochs=10")
     ] = None,

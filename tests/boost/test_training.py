@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import ase.io
 import jax
@@ -13,12 +14,15 @@ from ase.build import bulk
 from equijax.boost.config import BoostExperiment
 from equijax.boost.training import Fit, train_surrogate
 from equijax.boost.windows import Windows, frame_edges, statistics_of
-from equijax.config.yaml import validate
+from equijax.config.yaml import load_yaml, validate
 from equijax.errors import EquijaxError
+from equijax.models import MODELS
 from equijax.precision import precision
 from equijax.weights.boost_file import load_surrogate
 from equijax.weights.model_file import save_potential
-from tests.toy_model import stretched, toy_potential
+from tests.toy_model import ToyConfig, stretched, toy_potential
+
+ROOT = Path(__file__).parents[2]
 
 
 def settings(**training):
@@ -93,6 +97,7 @@ def test_edges_of_crystals_cross_the_cell():
 @pytest.mark.slow
 def test_a_run_that_was_stopped_ends_with_the_same_numbers(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(MODELS, "toy", ToyConfig)
     save_potential(toy_potential(), tmp_path / "base.safetensors")
     ase.io.write("start.xyz", stretched("H2O"))
     whole = load_surrogate(train_surrogate(experiment(), "whole", say=lambda line: None))
@@ -108,6 +113,12 @@ def test_a_run_that_was_stopped_ends_with_the_same_numbers(tmp_path, monkeypatch
         train_surrogate(experiment(learning_rate=0.02), "part", resume=True)
     with pytest.raises(EquijaxError, match="already holds a run"):
         train_surrogate(experiment(), "part")
+
+
+def test_the_experiment_is_valid():
+    data, lines = load_yaml(ROOT / "experiments" / "boost" / "ethanol_boost_cpu.yaml")
+    read = validate(BoostExperiment, data, "ethanol_boost_cpu.yaml", lines)
+    assert (ROOT / read.windows.structure).is_file()
 
 
 def test_more_frames_than_steps_are_refused():
