@@ -11,10 +11,8 @@ from equijax.errors import located
 
 
 def boost(
-    config: Annotated[Path, typer.Argument(help="What to train (YAML); experiments/boost/ethanol_boost_cpu.yaml is one.")],
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Override a value: --set training.epochs=10")
-    ] = None,
+    config: Annotated[Path, typer.Argument(help="What to train (YAML); experiments/boost holds one.")],
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a value: --set training.epochs=10")] = None,
     output: Annotated[Path | None, typer.Option(help="Run directory.", show_default="runs/CONFIG")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the output directory.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Only warnings and errors.")] = False,
