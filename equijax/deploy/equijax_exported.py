@@ -49,13 +49,15 @@ class ExportedModel:
     def __init__(self, folder: Path, check: bool = True) -> None:
         self.folder = folder
         self.manifest = _read_manifest(folder)
+        _set_flag()
         platform = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
         if platform not in self.manifest["platforms"]:
             raise ExportedModelError(
                 f"{folder}: exported for {', '.join(self.manifest['platforms'])}, and jax runs on {platform}; export "
                 f"with --platforms {platform}, or set JAX_PLATFORMS"
             )
-        _guard_arithmetic(platform)
+        if platform == "cpu":
+            _check_arithmetic()
         self.dtype: str = self.manifest["dtype"]
         self.cutoff = float(self.manifest["cutoff"])
         self.atomic_numbers: list[int] = self.manifest["atomic_numbers"]
@@ -184,26 +186,29 @@ def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(".")[:3] if part.isdigit())
 
 
-def _guard_arithmetic(platform: str) -> None:
-    """Some jaxlib releases return wrong rows of large arrays on the CPU: set the flag that helps, then look."""
-    version = _version(jax.__version__)
+def _set_flag() -> None:
+    """Some jaxlib releases return wrong rows of large arrays on the CPU: the flag that helps, before a backend runs."""
     flags = os.environ.get("XLA_FLAGS", "")
-    if (0, 9, 2) <= version < (0, 11) and _YNN_FLAG not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --{_YNN_FLAG}=".strip()  # without effect where a backend runs already
-    if platform != "cpu":
-        return
+    if (0, 9, 2) <= _version(jax.__version__) < (0, 11) and _YNN_FLAG not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --{_YNN_FLAG}=".strip()
+
+
+def _check_arithmetic() -> None:
+    """The sums that those releases get wrong; they fuse each alone, so each is compiled alone."""
     rows = np.random.default_rng(0).integers(-9, 9, (40_000, 3)).astype(np.float32)
+    identity = np.eye(3, dtype=np.float32)
+    for power in (1, 2):
 
-    def sums(matrix: Any, rows: Any) -> Any:
-        return jax.vmap(lambda row: ((matrix @ row).sum(), ((matrix @ row) ** 2).sum()))(rows)
+        def sums(matrix: Any, rows: Any, power: int = power) -> Any:
+            return jax.vmap(lambda row: ((matrix @ row) ** power).sum())(rows)
 
-    found = np.array(jax.jit(sums)(np.eye(3, dtype=np.float32), rows))
-    wrong = int(np.count_nonzero(found != np.array([rows.sum(1), (rows**2).sum(1)])))  # small integers: exact
-    if wrong:
-        raise ExportedModelError(
-            f"jax {jax.__version__} computes wrong numbers on this machine ({wrong} of {2 * len(rows)} sums); load "
-            f"the model before other jax code runs, set XLA_FLAGS=--{_YNN_FLAG}=, or use jax 0.10.1"
-        )
+        found = np.asarray(jax.jit(sums)(identity, rows))
+        wrong = int(np.count_nonzero(found != (rows**power).sum(1)))  # small integers: exact
+        if wrong:
+            raise ExportedModelError(
+                f"jax {jax.__version__} computes wrong numbers on this machine ({wrong} of {len(rows)} sums); load the "
+                f"model before other jax code runs, set XLA_FLAGS=--{_YNN_FLAG}=, or use jax 0.10.1"
+            )
 
 
 def _compiled(module: bytes, manifest: Mapping[str, Any], bucket: Mapping[str, Any], params: Any) -> Any:
