@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from equijax.checks.cutoff import Crossing
-from equijax.checks.dimers import Dimer
+from equijax.checks.dimers import DEEP, Dimer
 from equijax.checks.dynamics import NVERun
 from equijax.checks.rows import Row, Verdict
 from equijax.checks.suite import ModelCheck
@@ -81,8 +81,6 @@ def dimer_figure(dimers: Sequence[Dimer]) -> Figure:
 
 
 def _is_odd(dimer: Dimer) -> bool:
-    from equijax.checks.dimers import DEEP
-
     return not (dimer.attraction <= 0 and dimer.second_depth <= DEEP)
 
 

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from equijax.checks.cutoff import Crossing, check_cutoff
 from equijax.checks.derivatives import check_derivatives
 from equijax.checks.dimers import Dimer, check_dimers, dimer_curves, element_pairs
@@ -42,8 +44,12 @@ class ModelCheck:
             "verdict": self.verdict,
             "structures": self.source,
             "checks": [row.to_json() for row in self.rows],
-            "dimers": {d.name: {"distance": d.distance.tolist(), "energy": d.energy.tolist()} for d in self.dimers},
+            "dimers": {d.name: {"distance": _numbers(d.distance), "energy": _numbers(d.energy)} for d in self.dimers},
         }
+
+
+def _numbers(values: np.ndarray) -> list[float | None]:
+    return [float(value) if np.isfinite(value) else None for value in values]
 
 
 def check_potential(
