@@ -20,6 +20,7 @@ from equijax.irreps.spherical_harmonics import spherical_harmonics
 from equijax.models.contract import ModelStatistics, NodeOutputs
 from equijax.models.equiformer_v2_config import EquiformerV2Config
 from equijax.models.reference import relative_to_isolated, shared_by_atoms
+from equijax.models.repulsion import zbl_energies
 from equijax.nn.edge_frame import edge_frame, sum_out_of_frame
 from equijax.nn.feed_forward import FeedForward, ScalarNetwork
 from equijax.nn.graph_attention import Edges, GraphAttention, Softmax
@@ -161,6 +162,9 @@ class EquiformerV2(nn.Module):
             energies = self.statistics.scale * energies + self.statistics.shift
         if config.structure_shift:
             energies = energies + shared_by_atoms(config.structure_shift, graph)
+        if config.zbl:
+            lengths = jnp.sqrt(jnp.sum(vectors**2, axis=-1))
+            energies = energies + zbl_energies(graph, lengths, self.statistics, config.cutoff)
         if not config.is_conservative:
             # Degree 1 is x, y, z.
             forces = self.statistics.scale * self.force_head(after, edges)[:, :, 0]

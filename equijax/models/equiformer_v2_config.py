@@ -66,6 +66,8 @@ class EquiformerV2Config(StrictModel):
     product that makes them instead, a name or a name with options."""
     forces: Literal["gradient", "direct"] = "gradient"
     """gradient: minus the derivative of the energy; direct: from a head of their own, as published."""
+    zbl: bool = False
+    """Add the screened nuclear repulsion of Ziegler, Biersack and Littmark at short range."""
     envelope: Literal["polynomial", "none"] = "polynomial"
     """polynomial: attention and edge embedding vanish smoothly at the cutoff; none: they jump there, as published."""
     max_neighbors: Count | None = None
@@ -94,6 +96,8 @@ class EquiformerV2Config(StrictModel):
 
     @pydantic.model_validator(mode="after")
     def _fits_together(self) -> EquiformerV2Config:
+        if self.zbl and not self.is_conservative:
+            raise ValueError("zbl: is an energy, and direct forces would not have its repulsion; set forces: gradient")
         if self.mmax > self.lmax:
             raise ValueError(f"mmax is {self.mmax}; expected at most lmax, {self.lmax}")
         for key, resolution in self._resolutions().items():

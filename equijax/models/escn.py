@@ -23,6 +23,7 @@ from equijax.irreps.spherical_harmonics import spherical_harmonics
 from equijax.models.contract import ModelStatistics, NodeOutputs
 from equijax.models.escn_config import AnyActivation, ESCNConfig, GradientForces, PointwiseGrid, SO2LinearMixing
 from equijax.models.reference import relative_to_isolated, shared_by_atoms
+from equijax.models.repulsion import zbl_energies
 from equijax.nn.dense import DegreeDense, Dense, uniform_between
 from equijax.nn.edge_frame import EdgeFrame, edge_frame, frame_of_rotations, into_frame, sum_out_of_frame
 from equijax.nn.layer_norm import LayerNorm
@@ -238,6 +239,9 @@ class ESCN(nn.Module):
             energies = self.statistics.scale * energies + self.statistics.shift
         if config.structure_shift:
             energies = energies[: graph.num_nodes] + shared_by_atoms(config.structure_shift, graph)
+        if config.zbl:
+            lengths = jnp.sqrt(jnp.sum(vectors**2, axis=-1))
+            energies = energies[: graph.num_nodes] + zbl_energies(graph, lengths, self.statistics, config.cutoff)
         mask = graph.node_mask
         flat = jnp.concatenate([to_mul_ir(f[: graph.num_nodes], math.isqrt(f.shape[1]) - 1) for f in features], axis=1)
         if forces is not None:

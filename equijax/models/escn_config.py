@@ -122,6 +122,8 @@ class ESCNConfig(StrictModel):
     """normalized: sums over neighbours are divided by the root of the mean number of neighbours; plain as published."""
     forces: AnyForces = GradientForces()
     """gradient of the energy, or direct as published."""
+    zbl: bool = False
+    """Add the screened nuclear repulsion of Ziegler, Biersack and Littmark at short range."""
     isolated_atoms: Literal["exact", "learned"] = "exact"
     """exact: an atom without neighbours has its E0 as energy; learned, as published: E0 plus what the network gives."""
 
@@ -138,6 +140,8 @@ class ESCNConfig(StrictModel):
 
     @pydantic.model_validator(mode="after")
     def _options_fit(self) -> ESCNConfig:
+        if self.zbl and not self.is_conservative:
+            raise ValueError("zbl: is an energy, and direct forces would not have its repulsion; set forces: gradient")
         mixing, activation = self.edge_product, self.activation
         if isinstance(mixing, SO2LinearMixing) and mixing.mmax > self.lmax:
             raise ValueError(f"edge_product: mmax is {mixing.mmax}, but lmax {self.lmax}; lower mmax to {self.lmax}")

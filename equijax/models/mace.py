@@ -11,7 +11,6 @@ from typing import Annotated, ClassVar, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pydantic
 
 from equijax.config.base import StrictModel
@@ -22,6 +21,7 @@ from equijax.irreps.spherical_harmonics import spherical_harmonics
 from equijax.models.contract import ModelStatistics, NodeOutputs
 from equijax.models.products import missing_couplings, product_by_name
 from equijax.models.reference import relative_to_isolated
+from equijax.models.repulsion import radius_sum, zbl_energies
 from equijax.nn.convolution import convolve
 from equijax.nn.linear import IrrepsLinear, PathLinear, SpeciesLinear
 from equijax.nn.normalization import ActivationNorm, normalized_silu
@@ -30,7 +30,6 @@ from equijax.ops import AnyEdgeProduct, AnyPowerProduct, ClebschGordan
 from equijax.ops.cutoff import polynomial_cutoff
 from equijax.ops.radial import agnesi_transform, bessel_basis, soft_transform
 from equijax.ops.tensor_product import EdgeGeometry, EdgeProduct, PowerProduct
-from equijax.ops.zbl import zbl_edge_energies
 
 InteractionKind = Literal["agnostic", "residual", "density", "density_residual"]
 
@@ -335,7 +334,8 @@ class MACE(nn.Module):
             energies = energies + readout(x)
             features.append(to_mul_ir(x, interaction.lmax_out))
         if config.zbl:
-            energies = energies + self._zbl_energies(graph, lengths)
+            power = config.polynomial_cutoff_power
+            energies = energies + zbl_energies(graph, lengths, self.statistics, config.cutoff, power)
         energies = self._referenced(energies, envelope, graph)
         node_features = jnp.where(graph.node_mask[:, None], jnp.concatenate(features, axis=1), 0.0)
         return NodeOutputs(jnp.where(graph.node_mask, energies, 0.0), node_features)
@@ -362,25 +362,7 @@ class MACE(nn.Module):
 
     def _radial_basis(self, graph: AtomGraph, lengths: jax.Array) -> jax.Array:
         if self.config.distance_transform == "agnesi":
-            lengths = agnesi_transform(lengths, self._radius_sum(graph, lengths.dtype))
+            lengths = agnesi_transform(lengths, radius_sum(graph, self.statistics, lengths.dtype))
         elif self.config.distance_transform == "soft":
-            lengths = soft_transform(lengths, self._radius_sum(graph, lengths.dtype))
+            lengths = soft_transform(lengths, radius_sum(graph, self.statistics, lengths.dtype))
         return bessel_basis(lengths, self.config.cutoff, self.config.num_bessel)
-
-    def _zbl_energies(self, graph: AtomGraph, lengths: jax.Array) -> jax.Array:
-        charges = jnp.asarray(self.statistics.atomic_numbers, lengths.dtype)[graph.species]
-        edges = zbl_edge_energies(
-            lengths,
-            charges[graph.neighbors],
-            charges[:, None],
-            self._radius_sum(graph, lengths.dtype),
-            self.config.polynomial_cutoff_power,
-        )
-        return jnp.sum(jnp.where(graph.neighbor_mask, edges, 0.0), axis=1)
-
-    def _radius_sum(self, graph: AtomGraph, dtype: jax.typing.DTypeLike) -> jax.Array:
-        """R_i + R_j of every slot, Å (Cordero et al. 2008, the table of ASE)."""
-        from ase.data import covalent_radii
-
-        radii = jnp.asarray(np.asarray(covalent_radii)[list(self.statistics.atomic_numbers)], dtype)[graph.species]
-        return radii[:, None] + radii[graph.neighbors]

@@ -26,6 +26,7 @@ from equijax.irreps.spherical_harmonics import spherical_harmonics
 from equijax.models.contract import ModelStatistics, NodeOutputs
 from equijax.models.products import bind_quietly, missing_couplings, product_by_name
 from equijax.models.reference import relative_to_isolated
+from equijax.models.repulsion import zbl_energies
 from equijax.nn.convolution import over_receivers
 from equijax.nn.degree_layers import DegreeNorm, GatedLinear, SharedLinear, add_to_scalars
 from equijax.nn.dense import Dense, uniform_between
@@ -62,6 +63,8 @@ class TDNConfig(StrictModel):
     forces: Literal["gradient", "direct"] = "gradient"
     """gradient: minus the gradient of the energy; direct: from a head of their own, as published. Direct forces are
     cheaper, do not conserve the energy, and give no stress and no Hessian."""
+    zbl: bool = False
+    """Add the screened nuclear repulsion of Ziegler, Biersack and Littmark at short range."""
     edge_product: AnyEdgeProduct = CP(weights="shared")
     """Tensor product of the messages: a name, or a name with options. Published: cp with rank quadratic, parity any and
     weights shared."""
@@ -73,6 +76,8 @@ class TDNConfig(StrictModel):
 
     @pydantic.model_validator(mode="after")
     def _sizes_make_sense(self) -> TDNConfig:
+        if self.zbl and not self.is_conservative:
+            raise ValueError("zbl: is an energy, and direct forces would not have its repulsion; set forces: gradient")
         if self.channels % self.num_heads:
             raise ValueError(f"channels: {self.channels} cannot be shared by {self.num_heads} heads; take a multiple")
         try:
@@ -319,6 +324,8 @@ class TDN(nn.Module):
         isolated = self.energy_head(self.norm(self._features(add_to_scalars(bare, table), None)[-1]))
         x = self.norm(features[-1])
         energies = relative_to_isolated(self.energy_head(x), isolated, envelope, graph.species, self.statistics)
+        if config.zbl:
+            energies = energies + zbl_energies(graph, lengths, self.statistics, config.cutoff)
         forces = None
         if not config.is_conservative:
             forces = self.statistics.scale * jnp.where(graph.node_mask[:, None], self.force_head(x, edges), 0.0)

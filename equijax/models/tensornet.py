@@ -23,6 +23,7 @@ from equijax.graph.neighbor_pairs import PAIR_ROWS, NeighborPairs, collect, pair
 from equijax.irreps.layout import degree_slice, layered, to_mul_ir
 from equijax.models.contract import ModelStatistics, NodeOutputs
 from equijax.models.reference import relative_to_isolated
+from equijax.models.repulsion import zbl_energies
 from equijax.nn.convolution import over_receivers
 from equijax.nn.dense import DegreeDense, Dense
 from equijax.nn.layer_norm import LayerNorm
@@ -58,6 +59,8 @@ class TensorNetConfig(StrictModel):
     isolated_atoms: Literal["exact", "learned"] = "exact"
     """exact: an atom without neighbours has its E0 as energy, whatever the weights; learned: as published, where it has
     E0 plus what the network makes of the bare species."""
+    zbl: bool = False
+    """Add the screened nuclear repulsion of Ziegler, Biersack and Littmark at short range."""
     radial_basis: Literal["fixed", "parameters"] = "fixed"
     """parameters: centres and widths of the radial functions are trained with the rest (`trainable_rbf`), unless
     training.frozen_parameters names them. Converted models keep theirs so, with the rounding of torch."""
@@ -348,5 +351,7 @@ class TensorNet(nn.Module):
         else:
             isolated, envelope = energies[num_atoms:], spread(radial.envelope, pairs)
             energies = relative_to_isolated(energies[:num_atoms], isolated, envelope, graph.species, self.statistics)
+        if self.config.zbl:
+            energies = energies + zbl_energies(graph, lengths, self.statistics, self.config.cutoff)
         node_features = jnp.where(graph.node_mask[:, None], jnp.concatenate(features, axis=1), 0.0)
         return NodeOutputs(jnp.where(graph.node_mask, energies, 0.0), node_features)

@@ -1,0 +1,36 @@
+"""Nuclear repulsion at short range for any model: the pair energy of Ziegler, Biersack and Littmark."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from equijax.graph.atom_graph import AtomGraph
+from equijax.models.contract import ModelStatistics
+from equijax.ops.zbl import zbl_edge_energies
+
+POWER = 6
+"""Of the envelope that ends at the sum of the covalent radii; energies are C² there."""
+
+
+def zbl_energies(
+    graph: AtomGraph, lengths: jax.Array, statistics: ModelStatistics, cutoff: float, power: int = POWER
+) -> jax.Array:
+    """Half of the pair energies of every atom, [N] in eV, from the lengths [N, K] of its edges, Å.
+
+    Zero for atoms without a neighbour nearer than the sum of the covalent radii, and on padding.
+    """
+    charges = jnp.asarray(statistics.atomic_numbers, lengths.dtype)[graph.species]
+    # Nothing is known of pairs beyond the cutoff, so the repulsion ends there at the latest.
+    radii = jnp.minimum(radius_sum(graph, statistics, lengths.dtype), cutoff)
+    edges = zbl_edge_energies(lengths, charges[graph.neighbors], charges[:, None], radii, power)
+    return jnp.sum(jnp.where(graph.neighbor_mask, edges, 0.0), axis=1)
+
+
+def radius_sum(graph: AtomGraph, statistics: ModelStatistics, dtype: jax.typing.DTypeLike) -> jax.Array:
+    """R_i + R_j of every slot, [N, K] Å (covalent radii of Cordero et al. 2008, the table of ASE)."""
+    from ase.data import covalent_radii
+
+    radii = jnp.asarray(np.asarray(covalent_radii)[list(statistics.atomic_numbers)], dtype)[graph.species]
+    return radii[:, None] + radii[graph.neighbors]
