@@ -232,7 +232,7 @@ class Engine:
             # A force that is not a number makes the momentum so in the same step: the model comes first.
             (MODEL, ~predicted, ~predicted, hot),
             (NOT_FINITE, ~finite, ~finite, hot),
-            (FLOWN, self._flown(state), away, away),
+            (FLOWN, self._flown(state), energies, away),
             (HOT, hot > self.temperature_limit, energies, hot),
         ]
         if self.monitor is not None and prediction is not None:

@@ -191,7 +191,7 @@ def stopped(sim: Simulation, atoms: Atoms) -> str:
 
 
 def test_a_monitor_stops_the_run(two):
-    assert "step 0: repulsion (eV) of atom 0 (Ar) is 12.3, more than 1" in stopped(two, pair(2.0))
+    assert "step 0: repulsion (eV) of atom 0 (Ar) is 8.34, more than 1" in stopped(two, pair(2.0))
     approaching = pair()
     approaching.set_momenta([[20.0, 0, 0], [-20.0, 0, 0]])
     assert re.match(r"MD stopped at step [1-9]\d*: repulsion", stopped(two, approaching))
