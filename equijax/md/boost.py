@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ase import Atoms
 
-from equijax.errors import EquijaxError
+from equijax.errors import EquijaxError, EquijaxWarning
 from equijax.md.integrators import Integrator, State
 from equijax.md.pair_search import squared_length
 from equijax.md.settings import MDSettings
@@ -45,8 +47,8 @@ class Boost:
                 f"{self.surrogate.interval}, for which the surrogate was trained"
             )
 
-    def check(self, potential: Potential, settings: MDSettings, dtype: DType, has_monitor: bool) -> None:
-        """Raise EquijaxError for a run that the surrogate is not made for."""
+    def check(self, potential: Potential, atoms: Atoms, settings: MDSettings, dtype: DType, has_monitor: bool) -> None:
+        """Raise EquijaxError for a run that the surrogate is not made for, warn of one that it has not seen."""
         check_base(self.surrogate, potential)
         if settings.ensemble != "langevin":
             raise EquijaxError(
@@ -62,6 +64,12 @@ class Boost:
             )
         if has_monitor:
             raise EquijaxError("a boosted run has no monitor: most of its steps have no prediction of the base model")
+
+        formula, temperature = self.surrogate.metadata.get("formula"), self.surrogate.metadata.get("temperature")
+        if formula is not None and formula != atoms.get_chemical_formula():
+            _warn(f"was trained on {formula}, this is {atoms.get_chemical_formula()}")
+        if temperature is not None and settings.hottest > temperature:
+            _warn(f"was trained at {temperature:g} K, this run reaches {settings.hottest:g} K")
 
     def describe(self) -> dict[str, Any]:
         """What a restart must agree with."""
@@ -126,6 +134,10 @@ class Boost:
             return dataclasses.replace(state, energy=energy, forces=forces), jnp.int32(0)
 
         return jax.lax.cond(state.step % self.interval == 0, from_base, from_surrogate)
+
+
+def _warn(what: str) -> None:
+    warnings.warn(f"the surrogate {what}; compare with a run of the base model", EquijaxWarning, stacklevel=4)
 
 
 CONTEXT = "context_"

@@ -81,7 +81,7 @@ class Simulation:
             raise EquijaxError(f"skin is {skin}; expected a length in Å, zero or more")
         species_index(structure, potential.elements)
         if boost is not None:
-            boost.check(potential, settings, dtype or potential.dtype, monitor is not None)
+            boost.check(potential, atoms, settings, dtype or potential.dtype, monitor is not None)
         self.potential, self.settings, self.replicas = potential, settings, replicas
         self.atoms = atoms.copy()
         self._energy_shift = float(potential.isolated_energies(structure.atomic_numbers).sum())

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from equijax.errors import EquijaxError
+from equijax.errors import EquijaxError, EquijaxWarning
 from equijax.md import MDSettings, Simulation, run_md
 from equijax.md.boost import Boost
 from equijax.models.boost import BoostConfig, FeatureStatistics
@@ -129,6 +129,16 @@ def test_runs_it_is_not_made_for_are_refused(base, surrogate, changes, message):
 def test_another_base_model_is_refused(surrogate):
     with pytest.raises(EquijaxError, match="another base model"):
         moments(toy_potential(dtype="float64", seed=1), Boost(surrogate, 4))
+
+
+def test_what_it_was_not_trained_on_is_a_warning(base, surrogate):
+    trained = dataclasses.replace(surrogate, metadata={"formula": "H2O", "temperature": 350.0})
+    boost = Boost(trained, 4)
+    Simulation(base, stretched("H2O"), SETTINGS, boost=boost)
+    with pytest.warns(EquijaxWarning, match="was trained on H2O, this is CH4"):
+        Simulation(base, stretched("CH4"), SETTINGS, boost=boost)
+    with pytest.warns(EquijaxWarning, match="was trained at 350 K, this run reaches 400 K"):
+        Simulation(base, stretched("H2O"), SETTINGS.model_copy(update={"temperature": 400.0}), boost=boost)
 
 
 def test_longer_intervals_than_it_was_trained_for_are_refused(surrogate):
