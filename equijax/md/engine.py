@@ -26,7 +26,7 @@ Array = Any
 RECORDS = 8
 """Stops per call of the program."""
 
-RUNNING, NEEDS_ROOM, NOT_FINITE, FLOWN, MODEL, HOT, UNCERTAIN = range(7)
+RUNNING, NEEDS_ROOM, MODEL, NOT_FINITE, FLOWN, HOT, UNCERTAIN = range(7)
 """Why the loop stopped; of several reasons the lowest number counts. After `NEEDS_ROOM` the steps are done again."""
 
 

@@ -120,7 +120,7 @@ def test_too_little_room_is_found_and_the_steps_are_done_again():
     atoms = argon()
     sim = Simulation(morse_argon(), atoms, settings)
     before = sim.room
-    moments = sim.run_to([0, 50])
+    moments = sim.run_to([50])
     assert sim.room.neighbors > before.neighbors
     assert sim.compile_count == 2
     sim.begin(atoms)
