@@ -107,11 +107,12 @@ def describe(potential: Potential) -> list[str]:
             f"committee of {potential.committee}: standard deviations times {factors.energy:.3g} (energy), "
             f"{factors.forces:.3g} (forces), {factors.stress:.3g} (stress)"
         ]
+    unit = "eV/Å" if record["training_forces"] else "eV"
+    factor = f"{factors.energy:.3g} (energy), {factors.forces:.3g} (forces), {factors.stress:.3g} (stress)"
     return [
         f"last layer: {record['features']} features, {record['training_frames']} training structures, "
-        f"{record['training_forces']} force components; regulariser {record['relative_regulariser']:.1e} of the mean "
-        "eigenvalue",
-        f"scales: {factors.energy:.3g} eV (energy), {factors.forces:.3g} eV (forces), {factors.stress:.3g} eV (stress)",
+        f"{record['training_forces']} force components; an energy weighs {record['energy_weight']:.3g} of them",
+        f"regulariser: {record['relative_regulariser']:.1e} of the mean eigenvalue; scales in {unit}: {factor}",
     ]
 
 

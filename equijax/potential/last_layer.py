@@ -1,10 +1,11 @@
 """Uncertainties from last-layer features: how far a structure's features lie from those of the training frames.
 
 The energy is taken as linear in the features f of a structure, the sum over its atoms of the scalars in
-`node_features`. With the Gauss-Newton matrix H = Σ (f/N) (f/N)ᵀ of the training frames, of N atoms, the variance of the
-energy is a² fᵀ (H + l 1)⁻¹ f (last-layer prediction rigidity, Bigi et al., arXiv:2403.02251), that of a force
+`node_features`. With the Gauss-Newton matrix H = w Σ (f/N) (f/N)ᵀ of the training frames, of N atoms, the variance of
+the energy is a² fᵀ (H + l 1)⁻¹ f (last-layer prediction rigidity, Bigi et al., arXiv:2403.02251), that of a force
 a² (∂f/∂r)ᵀ (H + l 1)⁻¹ (∂f/∂r), as follows from the same Gaussian weights. Forces of the training frames may enter H as
-well, as (∂f/∂r) (∂f/∂r)ᵀ of every component. `a` and `l` come from validation frames.
+well, as (∂f/∂r) (∂f/∂r)ᵀ of every component; w is then the ratio of the squared errors of forces and energies, as in
+weighted least squares, otherwise 1. `a`, `l` and `w` come from validation frames.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ PASSES_AT_ONCE = 8
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LastLayer:
-    """`gram` [P, P] is H, float64 and without a unit; `regulariser` is l. The unit of a variance is that of its factor
-    in `Calibration`, eV."""
+    """`gram` [P, P] is H, float64, in 1/Å² or, without forces in it, without a unit; `regulariser` is l. The factors in
+    `Calibration` are then in eV/Å or eV."""
 
     gram: np.ndarray
     regulariser: float

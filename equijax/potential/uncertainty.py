@@ -26,8 +26,8 @@ ADD_UNCERTAINTIES = (
 @dataclasses.dataclass(frozen=True)
 class Calibration:
     """What uncertainties are multiplied by so that they fit the errors on validation frames: numbers for a committee's
-    standard deviations, eV for the last layer's. A label that those frames did not have takes the factor of another:
-    the forces that of the energy, the stress that of the forces."""
+    standard deviations, eV/Å or eV for the last layer's (see `LastLayer`). A label that those frames did not have takes
+    the factor of another: the forces that of the energy, the stress that of the forces."""
 
     energy: float
     forces: float

@@ -107,6 +107,8 @@ def _errors(axis: Axes, chosen: dict[str, Spread]) -> None:
     limits = np.array([np.quantile(sigmas, 0.001), sigmas.max()])
     axis.plot(limits, limits, color=GREY, linewidth=1.0)
     axis.set(xscale="log", yscale="log", ylim=(0.02 * limits[0], None))
+    if limits[1] < 5 * limits[0]:  # labels of the minor ticks would lie over each other
+        axis.set(xscale="linear")
     axis.set(xlabel=f"uncertainty σ ({first.unit})", ylabel=f"|error|, lines: RMS ({first.unit})")
     axis.set_title({"energy": "Energy per atom"}.get(first.label, f"{first.label.capitalize()}, components"))
     axis.legend()

@@ -61,14 +61,17 @@ def with_last_layer(
     plain = dataclasses.replace(potential, last_layer=None, calibration=None)
     evaluator = plain.evaluator(dtype)
     use_forces = use_forces and plain.is_conservative
-    gram, forces_used = gram_matrix(evaluator, train, use_forces, report)
-    found, best = fitted(evaluator, gram, valid, report)
+    validation = evaluate(plain, valid, dtype=dtype)
+    weight = energy_weight(validation.metrics) if use_forces else 1.0
+    gram, forces_used = gram_matrix(evaluator, train, use_forces, weight, report)
+    found, best = fitted(evaluator, gram, valid, validation.predictions, report)
     calibration = fitted_calibration({name: part["factor"] for name, part in best.items()})
     record = {
         "kind": "last_layer",
         "features": len(gram),
         "training_frames": len(train),
         "training_forces": forces_used,
+        "energy_weight": weight,
         "validation_frames": len(valid),
         "regulariser": found,
         "relative_regulariser": found / float(np.mean(np.diag(gram))),
@@ -82,16 +85,23 @@ def with_last_layer(
     )
 
 
+def energy_weight(metrics: dict[str, Any]) -> float:
+    """What an energy per atom counts in the matrix when a force component counts 1, in 1/Å²: the ratio of the mean
+    squared errors of forces and energies, as in weighted least squares; 1 where one is not known."""
+    energy, forces = metrics.get("energy", {}).get("rmse_per_atom", 0.0), metrics.get("forces", {}).get("rmse", 0.0)
+    return float((forces / energy) ** 2) if energy > 0 and forces > 0 else 1.0
+
+
 def gram_matrix(
-    evaluator: Evaluator, train: Sequence[Structure], use_forces: bool, report: Report
+    evaluator: Evaluator, train: Sequence[Structure], use_forces: bool, weight: float, report: Report
 ) -> tuple[np.ndarray, int]:
-    """(Σ (f/N)(f/N)ᵀ [P, P] in float64, with Σ over force components of labelled frames; the number of these)."""
+    """(weight Σ (f/N)(f/N)ᵀ [P, P] in float64, with Σ over force components of labelled frames; their number)."""
     size = len(feature_columns(evaluator.potential.model_config))
     gram, components, done = np.zeros((size, size)), 0, 0
     for rows, features in frame_features(evaluator, train, use_forces):
         for index, frame in zip(rows, features, strict=True):
             row = frame.values / len(train[index])
-            gram += np.outer(row, row)
+            gram += weight * np.outer(row, row)
             if frame.forces is not None and "forces" in train[index].labels:
                 gram += frame.forces.T @ frame.forces
                 components += len(frame.forces)
@@ -105,10 +115,13 @@ def gram_matrix(
 
 
 def fitted(
-    evaluator: Evaluator, gram: np.ndarray, valid: Sequence[Structure], report: Report
+    evaluator: Evaluator,
+    gram: np.ndarray,
+    valid: Sequence[Structure],
+    predictions: Sequence[dict[str, Any]],
+    report: Report,
 ) -> tuple[float, dict[str, dict[str, float]]]:
     """(regulariser, `{label: {"factor", "nll"}}`) with the highest likelihood of the errors on `valid`."""
-    predictions = evaluate(evaluator.potential, valid, dtype=evaluator.dtype).predictions
     values, axes = np.linalg.eigh(gram)
     tried = np.mean(np.diag(gram)) * np.array(RELATIVE_REGULARISERS)
     inverse = 1 / (np.maximum(values, 0)[:, None] + tried)  # [P, tried]
