@@ -212,7 +212,7 @@ def test_check_a_model_and_an_experiment(run_directory, tmp_path, capsys):
     model = str(run_directory / "model.safetensors")
     assert cli.run(["check", model, "--report", str(page), "--json", str(result)]) == 0
     out = capsys.readouterr().out
-    assert f"3 of 60 frames of {run_directory}/predictions_300K.npz" in out
+    assert f"3 of 136 frames of {run_directory}/predictions_300K.npz" in out
     assert "FAIL" not in out
     found = json.loads(result.read_text())
     assert all(entry["passed"] for entry in found["checks"])
