@@ -264,7 +264,8 @@ class Simulation:
         if self.engine.monitor is not None:
             monitor = self.engine.monitor
             reason[codes.UNCERTAIN] = f"{monitor.name} of {name} is {value:.3g}, more than {monitor.limit:.3g}"
-        return (f"replica {replica}: " if self.replicas > 1 else "") + reason[int(status.code)]
+        hint = "" if self.engine.boost is None else "; a shorter boost interval shows whether the surrogate is to blame"
+        return (f"replica {replica}: " if self.replicas > 1 else "") + reason[int(status.code)] + hint
 
 
 def make_integrator(atoms: Atoms, settings: MDSettings) -> Integrator:
