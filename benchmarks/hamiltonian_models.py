@@ -22,7 +22,7 @@ from equijax.bench.take_turns import Program, compile_program, time_in_turns
 from equijax.experiment import load_experiment
 from equijax.graph.padding import CompileCounter
 from equijax.precision import precision
-from equijax.train.hamiltonian_objective import FIXED, RANDOM
+from equijax.train.hamiltonian_objective import FIXED
 from equijax.train.loss import loss_weights
 from equijax.train.optimizer import build_optimizer
 from equijax.train.setup import TrainingTask, build_task, initial_parameters
@@ -40,7 +40,6 @@ def main() -> None:
 
     rows: dict[str, tuple[Path, list[str], str | None]] = {
         "SPHNet, all paths": (options.sphnet, ["model.path_sparsity=0.0", "training.path_gate=null"], None),
-        "SPHNet, random phase": (options.sphnet, [], RANDOM),
         "SPHNet, fixed phase": (options.sphnet, [], FIXED),
         "QHNet": (options.qhnet, [], None),
     }
@@ -80,9 +79,10 @@ def _add(programs: dict[str, Program], name: str, task: TrainingTask, phase: str
         if choice is not None:
             params = phases.parameters(task, params, choice)
         task = phases.task(task, phase, choice)
+    params = jax.tree.map(np.asarray, params)  # the training step donates its own copy
     training, objective, module = task.training, task.objective, task.module
     optimizer = build_optimizer(training.optimizer, params, None)
-    state = initial_state(params, optimizer, training.ema_decay)
+    state = initial_state(jax.tree.map(jax.numpy.array, params), optimizer, training.ema_decay)
     loss = training.stage_loss(0)
     weights = {key: np.asarray(w, task.dtype) for key, w in loss_weights(loss).items() if key in task.observed}
     plan = task.train.plan(0)

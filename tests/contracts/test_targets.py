@@ -62,7 +62,7 @@ def test_every_irrep_has_something_to_say(subject):
     """Zeros would pass all symmetries."""
     found = subject.evaluate([ethanol()])[0]
     for name, config in subject.targets.items():
-        for block, scale in zip(config.components.blocks(), statistics_of(config).scales, strict=True):
+        for block, scale in zip(config.components.blocks(), statistics_of(config, subject.name).scales, strict=True):
             assert np.abs(found[name][..., block.columns]).max() > 1e-4 * scale, f"{name} {block.irrep}"
 
 
@@ -123,7 +123,7 @@ def test_an_isolated_atom_has_what_its_element_adds(subject):
             continue
         expected = np.zeros(config.components.dim)
         scalars = [b.columns.start for b in config.components.blocks() if str(b.irrep) == "0e"]
-        expected[scalars] = [row[ELEMENTS.index(8)] for row in statistics_of(config).shifts]
+        expected[scalars] = [row[ELEMENTS.index(8)] for row in statistics_of(config, subject.name).shifts]
         np.testing.assert_allclose(found[name].reshape(-1), expected, atol=1e-12)
 
 
