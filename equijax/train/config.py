@@ -193,10 +193,11 @@ class LossConfig(StrictModel):
     def for_labels(self, targets: Iterable[str], present: Collection[str]) -> LossConfig:
         """The loss with a term for every one of `targets`. With targets, the default terms of energy and forces are
         left out when they are not among the labels that are `present`."""
-        terms = self.terms | {name: TargetTerm() for name in targets if name not in self.targets}
-        unasked = {"energy", "forces"} - self.model_fields_set - set(present)
-        if terms.keys() <= unasked:
+        names = tuple(targets)
+        if not names:
             return self
+        terms = self.terms | {name: TargetTerm() for name in names if name not in self.targets}
+        unasked = {"energy", "forces"} - self.model_fields_set - set(present)
         return LossConfig.of({name: term for name, term in terms.items() if name not in unasked})
 
     def for_hamiltonians(self) -> LossConfig:

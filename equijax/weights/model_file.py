@@ -32,7 +32,7 @@ MAX_HEADER_BYTES = 10_000_000
 MAX_INTEGER = 100_000
 """The largest integer that a config in a model file may hold, also inside text such as irreps."""
 
-LAST_LAYER = "last_layer"
+LAST_LAYER = "last_layer_uncertainty"
 """Where the matrix of the last layer's features lies among the tensors; no module has this name."""
 
 DTYPES = {"F32": "float32", "F64": "float64"}

@@ -9,7 +9,7 @@ import pytest
 from equijax.cli import main as cli
 from equijax.config.yaml import parse_yaml, validate
 from equijax.experiment import ExperimentConfig
-from equijax.models import MODELS
+from equijax.models import HAMILTONIAN_MODELS, MODELS
 
 
 @pytest.fixture
@@ -98,8 +98,9 @@ def test_schema_knows_every_model(capsys):
     assert cli.run(["schema"]) == 0
     schema = json.loads(capsys.readouterr().out)
     (union,) = (part for part in _parts(schema["properties"]["model"]) if "discriminator" in part)
-    assert set(union["discriminator"]["mapping"]) == set(MODELS)
-    for name, config in MODELS.items():
+    known = MODELS | HAMILTONIAN_MODELS
+    assert set(union["discriminator"]["mapping"]) == set(known)
+    for name, config in known.items():
         fields = schema["$defs"][config.__name__]["properties"]
         assert fields["name"]["const"] == name
         for key, field in fields.items():

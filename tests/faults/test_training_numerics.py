@@ -98,6 +98,10 @@ def test_d1_a_validation_prediction_that_is_not_finite_names_its_frame(tmp_path,
 class Constant:
     """Predicts zeros, and NaN for one frame."""
 
+    targets: dict[str, object] = {}  # noqa: RUF012
+    uncertainties = ()
+    is_conservative = has_energy = True
+
     def predict(self, structures, properties, dtype=None):
         results = [{"energy": np.float64(0), "forces": np.zeros((len(s), 3))} for s in structures]
         results[2]["forces"][1, 0] = np.nan

@@ -156,8 +156,8 @@ def test_a_model_file_keeps_uncertainties(calibrated, tmp_path, monkeypatch):
     from safetensors.numpy import load_file
 
     tensors = load_file(path)
-    assert "last_layer/gram" in tensors
-    assert {name for name in tensors if not name.startswith("last_layer/")} == {"embedding", "readout"}
+    assert "last_layer_uncertainty/gram" in tensors
+    assert {name for name in tensors if not name.startswith("last_layer_uncertainty/")} == {"embedding", "readout"}
 
 
 def test_the_calculator_has_them_in_its_units(calibrated):

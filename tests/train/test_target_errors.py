@@ -26,7 +26,8 @@ def sums_of(error, term, mask=None, weight=None, config=ALPHA, statistics=STATIS
     label = np.where(mask[..., None], np.float32(0.25), np.nan).astype(np.float32) * np.ones_like(error)
     weight = np.ones(error.shape[:-1], np.float32) if weight is None else np.asarray(weight, np.float32)
     predicted = np.float32(0.25) + error
-    found = target_sums("a", term, config, statistics, jnp.asarray(predicted), Labels(value=label, mask=mask, weight=weight))
+    labels = Labels(value=label, mask=mask, weight=weight)
+    found = target_sums("a", term, config, statistics, jnp.asarray(predicted), labels)
     return {name: float(value) for name, value in found.items()}
 
 
