@@ -34,6 +34,7 @@ COMPILING = {
     "test_batch_invariance",
     "test_blocked_convolution",
     "test_compilations",
+    "test_hessian",
     "test_loss_decrease",
     "test_many_edges",
     "test_padding_invariance",
@@ -45,7 +46,7 @@ def pytest_collection_modifyitems(items) -> None:
     for item in items:
         if item.path.parent != HERE or "[mace" in item.name or "[" not in item.name:
             continue
-        if item.path.stem in COMPILING or "float32" in item.name:
+        if item.path.stem in COMPILING or item.name.startswith("test_hessian") or "float32" in item.name:
             item.add_marker(pytest.mark.slow)
 
 

@@ -55,6 +55,7 @@ def test_thermostats_give_canonical_kinetic_energies(ensemble):
     assert (np.abs(momenta).max() < 1e-10) == (ensemble != "langevin")
 
 
+@pytest.mark.slow
 def test_npt_gives_the_volumes_of_an_ideal_gas():
     # P(V) ~ V^N exp(-P V / kT): mean (N + 1) kT / P, variance (N + 1) (kT / P)².
     atoms, kelvin, volume = 4, 300.0, 2000.0

@@ -148,6 +148,7 @@ def test_direct_forces_turn_with_the_molecule():
     assert np.abs(again["forces"] - first["forces"]).max() < 1e-12 * size
 
 
+@pytest.mark.slow
 def test_every_weight_of_the_published_form_reaches_energies_or_forces():
     potential = direct_potential()
     molecules = [ethanol(), Structure(np.array([6]), np.zeros((1, 3)))]
@@ -183,7 +184,7 @@ def test_an_experiment_may_name_options_shortly():
 
 
 @pytest.mark.parametrize(
-    "name", ["clebsch_gordan", *(pytest.param(name, marks=pytest.mark.slow) for name in ("so2", "gaunt_grid", "cp"))]
+    "name", [pytest.param(name, marks=pytest.mark.slow) for name in ("clebsch_gordan", "so2", "gaunt_grid", "cp")]
 )
 def test_messages_of_any_edge_product(name):
     """Energies and forces under an improper rotation, forces as a derivative, in float64."""

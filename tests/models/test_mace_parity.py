@@ -73,7 +73,6 @@ def assert_parity(export, head, structure_names, compiler_options=FAST_COMPILATI
 # One fixture of each interaction, of each order and of each transform; the other combinations are slow.
 QUICK = {
     "d_dr_l1_nu1_agnesi",
-    "dr_dr_l2_nu3_soft",
     "ra_rar_l1_nu2_soft_zbl",
     "rar_rar_l1_nu3_zbl",
     "float32",
@@ -89,6 +88,7 @@ def test_parity_with_mace_torch(name):
     assert_parity(export, export.config["heads"][0], ["molecule", "crystal", "batch"])
 
 
+@pytest.mark.slow
 def test_parity_of_a_fully_optimised_program():
     export = load_export(FIXTURES / "published_shape.npz")
     assert_parity(export, "Default", ["molecule", "crystal", "batch"], compiler_options={})

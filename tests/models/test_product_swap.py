@@ -26,7 +26,10 @@ POWER = [name for name, row in TENSOR_PRODUCTS.items() if issubclass(row, PowerP
 PAIRS = [(edge, "clebsch_gordan") for edge in EDGE] + [("clebsch_gordan", power) for power in POWER[1:]]
 
 
-@pytest.mark.parametrize(("edge", "power"), PAIRS)
+@pytest.mark.parametrize(
+    ("edge", "power"),
+    [pytest.param(*pair, marks=pytest.mark.slow if "gaunt_fourier" in pair else ()) for pair in PAIRS],
+)
 def test_symmetries_and_forces(edge, power):
     config = MACEConfig(**SMALL, edge_product=edge, node_product=power)
     module = config.build(ModelStatistics((1, 6, 8), 7.0))

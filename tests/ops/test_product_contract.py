@@ -28,6 +28,11 @@ def rows(family: type) -> list[str]:
     return [name for name, options in TENSOR_PRODUCTS.items() if issubclass(options, family)]
 
 
+def second_derivative_rows(family: type) -> list:
+    """Those of gaunt_fourier take longest to compile: slow."""
+    return [pytest.param(name, marks=pytest.mark.slow if name == "gaunt_fourier" else ()) for name in rows(family)]
+
+
 def orthogonal(seed: int, is_o3: bool) -> np.ndarray:
     """A random rotation, with inversion for every second seed where the product respects it."""
     q, r = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))
@@ -143,7 +148,7 @@ def test_edges_are_linear_sums_over_neighbors(name):
             np.testing.assert_allclose(one.reshape(shape)[..., ::-1], other.reshape(shape), rtol=0, atol=1e-12 * scale)
 
 
-@pytest.mark.parametrize("name", rows(EdgeProduct))
+@pytest.mark.parametrize("name", second_derivative_rows(EdgeProduct))
 def test_edges_differentiate_twice_at_special_directions(name):
     product, x, _, weights = edge_case(name, "float64")
     axes = np.array([[0, 1, 0], [0, -1, 0], [1, 0, 0], [0, 0, -1.0]])
@@ -214,7 +219,7 @@ def test_nodes_are_bilinear_and_channelwise(name):
         assert not product.apply(x, 0 * y, weights).any()
 
 
-@pytest.mark.parametrize("name", rows(NodeProduct))
+@pytest.mark.parametrize("name", second_derivative_rows(NodeProduct))
 def test_nodes_differentiate_twice(name):
     product, x, y, weights = node_case(name, "float64", degrees=(1, 1, 1))
     with precision("float64"):
@@ -262,7 +267,7 @@ def test_powers_turn_with_the_features(name, dtype):
             )
 
 
-@pytest.mark.parametrize("name", rows(PowerProduct))
+@pytest.mark.parametrize("name", second_derivative_rows(PowerProduct))
 def test_powers_differentiate_twice_and_vanish_at_zero(name):
     powers, x, weights, one_hot = powers_case(name, "float64")
     with precision("float64"):

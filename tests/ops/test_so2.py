@@ -154,7 +154,9 @@ def polar_edges():
     return 1.3 * np.array(points)[:, None]
 
 
-@pytest.mark.parametrize(("lmax_in", "lmax_out", "parity"), [(2, 2, "any"), (1, 2, "natural")])
+@pytest.mark.parametrize(
+    ("lmax_in", "lmax_out", "parity"), [pytest.param(2, 2, "any", marks=pytest.mark.slow), (1, 2, "natural")]
+)
 def test_value_gradient_and_hessian_at_the_poles(lmax_in, lmax_out, parity):
     so2, reference = bound(lmax_in, lmax_out, parity)
     vectors = polar_edges()
@@ -210,6 +212,7 @@ def test_continuous_across_the_change_of_charts_and_over_the_pole():
                 assert 1e-6 < deviation(part, middle) < 0.1
 
 
+@pytest.mark.slow
 def test_derivatives_to_second_order_and_linearity():
     so2, _ = bound(1, 1, "any")
     x, vectors, weights = features(1, so2.path_count)
