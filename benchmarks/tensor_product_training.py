@@ -77,7 +77,7 @@ def equivariance(directory: Path) -> float:
     import dataclasses
 
     import equijax
-    from equijax.model_check import random_cluster
+    from equijax.checks.structures import random_cluster
 
     potential = equijax.load(directory / "model.safetensors")
     cluster = random_cluster(potential.elements, 0)

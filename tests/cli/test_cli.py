@@ -18,6 +18,8 @@ ROOT = Path(__file__).parents[2]
 QUICKSTART = str(ROOT / "experiments" / "quickstart.yaml")
 SMALL = [
     "--set=model.hidden_irreps=4x0e+4x1o",
+    "--set=model.lmax=1",
+    "--set=model.correlation=2",
     "--set=model.radial_mlp=[8]",
     "--set=model.num_layers=1",
     "--set=training.max_epochs=1",

@@ -28,8 +28,9 @@ def _rows(*dtypes: str) -> list:
     return rows
 
 
-# Tests that compile programs of their own, most of the time of the suite. All but the gradients at special geometries
-# are slow for architectures other than MACE, and so is float32.
+# Tests that compile programs of their own, most of the time of the suite: slow for architectures other than MACE and in
+# float32. So are gradients at special geometries of the two architectures that take longest to compile, and all else in
+# float32 but for MACE.
 COMPILING = {
     "test_batch_invariance",
     "test_blocked_convolution",
@@ -44,9 +45,13 @@ COMPILING = {
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items) -> None:
     for item in items:
-        if item.path.parent != HERE or "[mace" in item.name or "[" not in item.name:
+        if item.path.parent != HERE or "[" not in item.name or item.path.stem == "test_targets":
             continue
-        if item.path.stem in COMPILING or item.name.startswith("test_hessian") or "float32" in item.name:
+        is_mace, is_single = "[mace" in item.name, "float32" in item.name
+        compiles = item.path.stem in COMPILING or item.name.startswith("test_hessian")
+        if item.name.startswith("test_training_gradient_at_special"):
+            compiles = is_single or "[equiformer_v2" in item.name or "[escn" in item.name
+        if (is_single and (compiles or not is_mace)) or (compiles and not is_mace):
             item.add_marker(pytest.mark.slow)
 
 
