@@ -29,8 +29,7 @@ def _rows(*dtypes: str) -> list:
 
 
 # Tests that compile programs of their own, most of the time of the suite: slow for architectures other than MACE and in
-# float32. So are gradients at special geometries of the two architectures that take longest to compile, and all else in
-# float32 but for MACE.
+# float32. So is all else in float32 but for MACE, and what SLOW names.
 COMPILING = {
     "test_batch_invariance",
     "test_blocked_convolution",
@@ -40,6 +39,13 @@ COMPILING = {
     "test_many_edges",
     "test_padding_invariance",
 }
+# The architectures that take longest to compile keep one test of each kind.
+SLOW = {
+    "test_training_gradient_at_special_geometries": ("equiformer_v2", "escn"),
+    "test_training_gradient_of_isolated_atoms_alone": ("equiformer_v2",),
+    "test_net_force": ("escn",),
+    "test_force_at_the_cutoff": ("equiformer_v2",),
+}
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -48,10 +54,13 @@ def pytest_collection_modifyitems(items) -> None:
         if item.path.parent != HERE or "[" not in item.name or item.path.stem == "test_targets":
             continue
         is_mace, is_single = "[mace" in item.name, "float32" in item.name
-        compiles = item.path.stem in COMPILING or item.name.startswith("test_hessian")
-        if item.name.startswith("test_training_gradient_at_special"):
-            compiles = is_single or "[equiformer_v2" in item.name or "[escn" in item.name
-        if (is_single and (compiles or not is_mace)) or (compiles and not is_mace):
+        test, _, row = item.name.partition("[")
+        compiles = item.path.stem in COMPILING or test.startswith("test_hessian")
+        if (
+            (compiles and (is_single or not is_mace))
+            or (is_single and (test.startswith("test_training_gradient") or not is_mace))
+            or row.startswith(SLOW.get(test, ()))
+        ):
             item.add_marker(pytest.mark.slow)
 
 

@@ -123,25 +123,18 @@ def test_edges_are_linear_sums_over_neighbors(name):
     product, x, unit, weights = edge_case(name, "float64")
     with precision("float64"):
         geometry = geometry_of(jnp.asarray(unit), product.lmax_edge)
-        total = stacked(product.messages(x, geometry, weights))
+        run = jax.jit(lambda x, geometry, weights: stacked(product.messages(x, geometry, weights)))
+        total = run(x, geometry, weights)
         scale = float(jnp.sqrt(jnp.mean(total**2)))
         parts = [
-            stacked(
-                product.messages(
-                    x[:, k : k + 1], EdgeGeometry(*(a[:, k : k + 1] for a in geometry)), weights[:, k : k + 1]
-                )
-            )
+            run(x[:, k : k + 1], EdgeGeometry(*(a[:, k : k + 1] for a in geometry)), weights[:, k : k + 1])
             for k in range(NEIGHBORS)
         ]
         np.testing.assert_allclose(sum(parts), total, rtol=0, atol=1e-12 * scale)
-        np.testing.assert_allclose(
-            stacked(product.messages(3 * x, geometry, weights)), 3 * total, rtol=0, atol=1e-12 * scale
-        )
-        np.testing.assert_allclose(
-            stacked(product.messages(x, geometry, -2 * weights)), -2 * total, rtol=0, atol=1e-12 * scale
-        )
-        assert not stacked(product.messages(x, geometry, 0 * weights)).any()
-        assert not stacked(product.messages(0 * x, geometry, weights)).any()
+        np.testing.assert_allclose(run(3 * x, geometry, weights), 3 * total, rtol=0, atol=1e-12 * scale)
+        np.testing.assert_allclose(run(x, geometry, -2 * weights), -2 * total, rtol=0, atol=1e-12 * scale)
+        assert not run(x, geometry, 0 * weights).any()
+        assert not run(0 * x, geometry, weights).any()
         swapped = product.messages(x[..., ::-1], geometry, weights[..., ::-1])
         for one, other in zip(swapped, product.messages(x, geometry, weights), strict=True):
             shape = (*one.shape[:2], -1, CHANNELS)
@@ -159,7 +152,7 @@ def test_edges_differentiate_twice_at_special_directions(name):
         return jnp.sum(jnp.sin(0.3 * stacked(product.messages(x, geometry_of(unit, product.lmax_edge), weights))))
 
     with precision("float64"):
-        check_grads(total, (x, vectors, weights), order=2, modes=("rev",), atol=1e-6, rtol=1e-6)
+        check_grads(jax.jit(total), (x, vectors, weights), order=2, modes=("rev",), atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", rows(EdgeProduct))
@@ -200,23 +193,20 @@ def test_nodes_turn_with_both_features(name, dtype):
 def test_nodes_are_bilinear_and_channelwise(name):
     product, x, y, weights = node_case(name, "float64")
     with precision("float64"):
-        base = product.apply(x, y, weights)
+        apply = jax.jit(product.apply)
+        base = apply(x, y, weights)
         scale = float(jnp.sqrt(jnp.mean(base**2)))
         close = {"rtol": 0, "atol": 1e-12 * scale}
-        np.testing.assert_allclose(jax.jit(product.apply)(x, y, weights), base, **close)
-        np.testing.assert_allclose(product.apply(2 * x, -3 * y, weights), -6 * base, **close)
+        np.testing.assert_allclose(product.apply(x, y, weights), base, **close)
+        np.testing.assert_allclose(apply(2 * x, -3 * y, weights), -6 * base, **close)
         np.testing.assert_allclose(
-            product.apply(x + y[:, :1] * 0 + 1, y, weights), base + product.apply(jnp.ones_like(x), y, weights), **close
+            apply(x + y[:, :1] * 0 + 1, y, weights), base + apply(jnp.ones_like(x), y, weights), **close
         )
-        np.testing.assert_allclose(
-            product.apply(x[..., ::-1], y[..., ::-1], weights[..., ::-1])[..., ::-1], base, **close
-        )
+        np.testing.assert_allclose(apply(x[..., ::-1], y[..., ::-1], weights[..., ::-1])[..., ::-1], base, **close)
         np.testing.assert_allclose(jax.vmap(product.apply, in_axes=(0, 0, None))(x, y, weights), base, **close)
-        np.testing.assert_allclose(
-            product.apply(x, y, np.broadcast_to(weights, (BATCH, *weights.shape))), base, **close
-        )
-        assert not product.apply(0 * x, y, weights).any()
-        assert not product.apply(x, 0 * y, weights).any()
+        np.testing.assert_allclose(apply(x, y, np.broadcast_to(weights, (BATCH, *weights.shape))), base, **close)
+        assert not apply(0 * x, y, weights).any()
+        assert not apply(x, 0 * y, weights).any()
 
 
 @pytest.mark.parametrize("name", second_derivative_rows(NodeProduct))
@@ -224,7 +214,7 @@ def test_nodes_differentiate_twice(name):
     product, x, y, weights = node_case(name, "float64", degrees=(1, 1, 1))
     with precision("float64"):
         total = lambda x, y, w: jnp.sum(jnp.sin(0.1 * product.apply(x, y, w)))  # noqa: E731
-        check_grads(total, (x, y, weights), order=2, atol=1e-6, rtol=1e-6)
+        check_grads(jax.jit(total), (x, y, weights), order=2, atol=1e-6, rtol=1e-6)
         for leaf in jax.tree.leaves(jax.grad(total, argnums=(0, 1, 2))(0 * x, 0 * y, weights)):
             assert jnp.isfinite(leaf).all()
 
@@ -272,7 +262,7 @@ def test_powers_differentiate_twice_and_vanish_at_zero(name):
     powers, x, weights, one_hot = powers_case(name, "float64")
     with precision("float64"):
         total = lambda x, w: jnp.sum(jnp.sin(0.1 * powers.contract(x, w, one_hot)))  # noqa: E731
-        check_grads(total, (x, weights), order=2, modes=("rev",), atol=1e-6, rtol=1e-6)
+        check_grads(jax.jit(total), (x, weights), order=2, modes=("rev",), atol=1e-6, rtol=1e-6)
         assert not powers.contract(0 * x, weights, one_hot).any()
 
 

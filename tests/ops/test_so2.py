@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -50,9 +50,14 @@ def add_blocks(messages):
     return jnp.concatenate(rows, axis=1)
 
 
+@cache
+def compiled(function, product, dtype):
+    return quick_jit(partial(function, product))
+
+
 def evaluated(product, *arguments, dtype="float64", function=results):
     with precision(dtype):
-        return np.asarray(quick_jit(partial(function, product))(*(a.astype(dtype) for a in arguments)))
+        return np.asarray(compiled(function, product, dtype)(*(a.astype(dtype) for a in arguments)))
 
 
 def deviation(found, expected):
