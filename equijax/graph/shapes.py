@@ -14,6 +14,7 @@ import numpy as np
 
 from equijax.graph.batching import BatchBudget, plan_batches
 from equijax.graph.padding import Capacity, PaddingPolicy
+from equijax.graph.shares import divided
 
 CHEAP = 0.03
 """Shapes are merged when that adds at most this fraction of all edge slots, ..."""
@@ -56,22 +57,24 @@ def plan_shapes(
     epochs: int = 10,
     places: Sequence[str] | None = None,
     plan: Callable[[int], list[list[int]]] | None = None,
+    shares: int = 1,
 ) -> ShapePlan:
     """At most `max_shapes` shapes that hold every batch of the first `epochs` epochs.
 
     `sizes` are (atoms, edges, largest number of neighbours) per structure. Shapes of the policy are merged,
     the cheapest pair first, where the cost is the number of edge slots added over all batches; also below
     `max_shapes`, as long as a merger is cheap. `places` name the structures in errors. `plan` gives the batches of an
-    epoch when they are not those of `plan_batches` over all structures.
+    epoch when they are not those of `plan_batches` over all structures. With `shares` a batch is divided in as many
+    parts, and the shapes are those that hold any part of it.
     """
     table = np.asarray(sizes, dtype=np.int64).reshape(-1, 3)
     visits: Counter[Capacity] = Counter()
-    limit = _largest_batch(table, budget, policy) if len(table) else None
+    limit = _largest_batch(table, budget, policy, shares) if len(table) else None
     rounds = epochs if shuffle else 1
     for epoch in range(rounds):
         batches = plan(epoch) if plan else plan_batches(table[:, :2], budget, seed, epoch, shuffle, places)
         for indices in batches:
-            visits[_within(policy.capacity(*batch_size(table, indices)), limit)] += 1
+            visits[_within(policy.capacity(*batch_size(table, indices, shares)), limit)] += 1
     total = sum(shape.edges * count for shape, count in visits.items())
     while len(visits) > 1:
         known = sorted(visits)
@@ -86,15 +89,19 @@ def plan_shapes(
     return ShapePlan(capacities=tuple(ordered), policy=policy, limit=limit)
 
 
-def batch_size(table: np.ndarray, indices: Sequence[int]) -> tuple[int, int, int]:
-    """(atoms, largest number of neighbours, structures) of the batch of these rows of `sizes`."""
+def batch_size(table: np.ndarray, indices: Sequence[int], shares: int = 1) -> tuple[int, int, int]:
+    """(atoms, largest number of neighbours, structures) of the batch of these rows of `sizes`; with `shares`, the
+    largest of each over its parts."""
+    if shares > 1:
+        sizes = [batch_size(table, part) for part in divided(table, indices, shares)]
+        return max(s[0] for s in sizes), max(s[1] for s in sizes), max(s[2] for s in sizes)
     rows = table[list(indices)]
     return int(rows[:, 0].sum()), int(rows[:, 2].max(initial=0)), len(rows)
 
 
-def _largest_batch(table: np.ndarray, budget: BatchBudget, policy: PaddingPolicy) -> Capacity:
-    """The smallest shape, in the policy's multiples, that holds every batch within the budget."""
-    count = min(budget.max_structures or len(table), len(table))
+def _largest_batch(table: np.ndarray, budget: BatchBudget, policy: PaddingPolicy, shares: int) -> Capacity:
+    """The smallest shape, in the policy's multiples, that holds every batch within the budget, or part of one."""
+    count = -(-min(budget.max_structures or len(table), len(table)) // shares)
     nodes = int(np.sort(table[:, 0])[-count:].sum())
     if budget.max_atoms is not None:
         # A structure above the budget may have a batch of its own.

@@ -14,6 +14,7 @@ from equijax.errors import EquijaxError, located
 from equijax.graph.batching import BatchBudget, StructureGraph, batch, plan_batches, structure_graph
 from equijax.graph.padding import Capacity, PaddingPolicy
 from equijax.graph.shapes import batch_size, plan_shapes
+from equijax.graph.shares import divided
 from equijax.precision import DType
 from equijax.structure import Structure
 from equijax.train.labels import LABELS, LabelShape
@@ -152,13 +153,22 @@ def labelled_batch(
     return LabelledBatch(batch([frame.graph for frame in frames], capacity, dtype), num_atoms, labels)
 
 
+@dataclasses.dataclass(frozen=True)
+class Shares:
+    """Every batch is divided in `count` parts, one per device; `own` are those that this process assembles."""
+
+    count: int
+    own: tuple[int, ...]
+
+
 class BatchSource:
     """The batches of a set of frames: which frames, in what order, padded to which shape.
 
     All of it is a function of the frames, the budget, the seed and the epoch, so that a resumed run meets the
     same arrays. Shapes come from the padding policy, merged until the epochs planned ahead need at most
     `max_shapes`; `equijax check` plans the same ones. `select` gives the frames of an epoch, otherwise all of them.
-    `pack` pads frames to a batch; any objects with a `graph` and a `structure` will do.
+    `pack` pads frames to a batch; any objects with a `graph` and a `structure` will do. With `shares` the batches are
+    the same, and each is divided in parts of one shape.
     """
 
     def __init__(
@@ -172,6 +182,7 @@ class BatchSource:
         policy: PaddingPolicy | None = None,
         select: Callable[[int], np.ndarray] | None = None,
         pack: Callable[[Sequence[Any], Capacity, DType], Any] = labelled_batch,
+        shares: Shares | None = None,
     ) -> None:
         if not frames:
             raise EquijaxError("there are no frames to make batches of")
@@ -181,21 +192,44 @@ class BatchSource:
         self.shuffle = shuffle
         self.dtype = dtype
         self.select = select
+        self.max_shapes = max_shapes
+        self.policy = policy or PaddingPolicy()
         self.pack = pack
+        self.shares = shares
         graphs = [frame.graph for frame in frames]
         self._sizes = np.array([(graph.num_nodes, graph.num_edges, graph.max_neighbors) for graph in graphs])
         self._places = [frame.structure.where for frame in frames]
         self._shapes = plan_shapes(
             self._sizes,
             budget,
-            policy or PaddingPolicy(),
+            self.policy,
             seed=seed,
             shuffle=shuffle,
             max_shapes=max_shapes,
             places=self._places,
             plan=None if select is None else self.plan,
+            shares=self._parts,
         )
         self.capacities = list(self._shapes.capacities)
+
+    def shared(self, shares: Shares) -> BatchSource:
+        """The same batches in parts."""
+        return BatchSource(
+            self.frames,
+            self.budget,
+            self.seed,
+            self.shuffle,
+            self.dtype,
+            self.max_shapes,
+            self.policy,
+            self.select,
+            self.pack,
+            shares,
+        )
+
+    @property
+    def _parts(self) -> int:
+        return 1 if self.shares is None else self.shares.count
 
     def plan(self, epoch: int) -> list[list[int]]:
         """Frame indices of every batch of an epoch; each frame that belongs to it occurs once."""
@@ -207,12 +241,37 @@ class BatchSource:
         return [chosen[indices].tolist() for indices in plan]
 
     def capacity(self, indices: Sequence[int]) -> Capacity:
-        """The padded shape of a batch."""
-        return self._shapes.capacity(*batch_size(self._sizes, indices))
+        """The padded shape of a batch, or of each of its parts."""
+        return self._shapes.capacity(*batch_size(self._sizes, indices, self._parts))
+
+    def parts(self, indices: Sequence[int]) -> list[Sequence[int]]:
+        """The frames of each part of a batch, which is one part without `shares`."""
+        return [indices] if self.shares is None else [*divided(self._sizes, indices, self.shares.count)]
 
     def assemble(self, indices: Sequence[int]) -> Any:
-        """Numpy arrays of one batch in the source's precision."""
-        return self.pack([self.frames[i] for i in indices], self.capacity(indices), self.dtype)
+        """Numpy arrays of one batch in the source's precision; with `shares` a list of those of this process' parts,
+        which may have no frames at all."""
+        capacity = self.capacity(indices)
+        parts = self.parts(indices)
+        if self.shares is None:
+            return self._packed(parts[0], capacity)
+        return [self._packed(parts[k], capacity) for k in self.shares.own]
+
+    def example(self) -> Any:
+        """Numpy arrays of the first batch of a run, or of its first part."""
+        indices = self.plan(0)[0]
+        return self._packed(self.parts(indices)[0], self.capacity(indices))
+
+    def _packed(self, indices: Sequence[int], capacity: Capacity) -> Any:
+        return self.pack([self.frames[i] for i in indices], capacity, self.dtype)
+
+    def first_flagged(self, indices: Sequence[int], flags: np.ndarray) -> Any | None:
+        """The first frame of a batch whose flag, [G] or [parts, G], is False; None when all are True."""
+        for part, row in zip(self.parts(indices), np.atleast_2d(flags), strict=True):
+            for index, flag in zip(part, row, strict=False):
+                if not flag:
+                    return self.frames[index]
+        return None
 
     def prefetched(
         self, plan: Sequence[Sequence[int]], start: int = 0

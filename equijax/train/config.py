@@ -262,6 +262,9 @@ class TrainingConfig(StrictModel):
     committee: Annotated[int, Field(ge=1, le=64)] = 1
     """models to train at once, which differ in their initial parameters alone (those of seed, seed + 1, ...): their
     mean is the prediction, their spread its uncertainty"""
+    devices: Literal["all"] | PositiveInt = 1
+    """devices that share every batch, of all processes together; `all` takes those that there are. The results are the
+    same for any number"""
     batch: BatchBudget = BatchBudget(max_structures=10)
     valid_batch: BatchBudget | None = None
     """budget for validation; null means the training budget"""

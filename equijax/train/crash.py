@@ -32,13 +32,17 @@ def module_norms(tree: Any) -> dict[str, float]:
 def gradient_norms(
     task: TrainingTask, loss: LossConfig, params: Any, batch: Any, weights: dict[str, Any]
 ) -> dict[str, float]:
-    """Norm of the loss gradient per module for one batch, of a committee over all members."""
+    """Norm of the loss gradient per module for one batch, of a committee over all members. Of several devices all
+    compute their part of the batch."""
 
-    def of_params(params: Any) -> Any:
-        return batch_loss(task.objective, task.module, loss, params, batch, weights)
+    def of_params(params: Any, batch: Any) -> Any:
+        is_part = task.devices is not None
+        return batch_loss(task.objective, task.module, loss, params, batch, weights, is_part=is_part)
 
     gradient_of = jax.grad(of_params, has_aux=True)
-    gradient, _ = jit(gradient_of if task.training.committee == 1 else jax.vmap(gradient_of))(params)
+    if task.training.committee > 1:
+        gradient_of = jax.vmap(gradient_of, in_axes=(0, None))
+    gradient, _ = jit(gradient_of if task.devices is None else task.devices.summed(gradient_of))(params, batch)
     return module_norms(gradient)
 
 

@@ -11,8 +11,8 @@ from equijax.compilation_cache import available_cores
 from equijax.errors import EquijaxWarning
 
 
-def environment() -> dict[str, Any]:
-    """Versions and hardware that decide whether a continuation has the same bits."""
+def environment(devices: int = 1) -> dict[str, Any]:
+    """Versions and hardware that decide whether a continuation has the same bits; `devices` share every batch."""
     from importlib.metadata import version
 
     packages = ("equijax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -20,13 +20,21 @@ def environment() -> dict[str, Any]:
         "versions": {name: version(name) for name in packages},
         "backend": jax.default_backend(),
         "cpu_count": available_cores(),
+        "devices": devices,
     }
 
 
 def warn_of_other_environment(stored: dict[str, Any], current: dict[str, Any]) -> None:
-    """Warn when a resumed run will not have the same bits: other versions, backend or number of cores."""
-    old = {**stored["versions"], "backend": stored["backend"], "CPU cores": stored["cpu_count"]}
-    new = {**current["versions"], "backend": current["backend"], "CPU cores": current["cpu_count"]}
+    """Warn when a resumed run will not have the same bits: other versions, backend, number of cores or devices."""
+    old, new = (
+        {
+            **each["versions"],
+            "backend": each["backend"],
+            "CPU cores": each["cpu_count"],
+            "devices": each.get("devices", 1),
+        }
+        for each in (stored, current)
+    )
     changed = [f"{name} {old.get(name)} -> {new[name]}" for name in new if old.get(name) != new[name]]
     if changed:
         warnings.warn(

@@ -17,9 +17,10 @@ from equijax.precision import precision
 from equijax.structure import Structure
 from equijax.train.checkpoint import CheckpointStore
 from equijax.train.console import Display
+from equijax.train.devices import training_devices
 from equijax.train.environment import environment, warn_of_other_environment
 from equijax.train.interruption import StopSignals
-from equijax.train.metrics_log import MetricsLog, tensorboard_writer
+from equijax.train.metrics_log import MetricsLog, SilentLog, tensorboard_writer
 from equijax.train.optimizer import build_optimizer
 from equijax.train.parameter_groups import describe_groups, learning_rate_factors, trained_and_frozen
 from equijax.train.phases import into_phase
@@ -32,6 +33,7 @@ from equijax.train.setup import (
     initial_parameters,
     provenance,
 )
+from equijax.train.sharing import digests, shared_task
 from equijax.train.step import TrainState, initial_state
 from equijax.train.trainer import Trainer
 from equijax.train.uncertainty_metrics import calibrated_committee
@@ -50,15 +52,21 @@ def train(
     With `resume` the run continues from its newest sound checkpoint, bit for bit as if it had not stopped, or
     begins when there is none. Raises EquijaxError for a directory that holds a run (without `resume`) or is in
     use, for a changed configuration or changed dataset files, for unusable data, and for losses that are not
-    finite; raises TrainingInterrupted (SystemExit 130 or 143) after saving on SIGINT, SIGTERM or SIGUSR1.
+    finite; raises TrainingInterrupted (SystemExit 130 or 143) after saving on SIGINT, SIGTERM or SIGUSR1. Of several
+    processes (`equijax.train.launch`) all call it alike; process 0 alone reads and writes the directory.
     """
     directory = RunDirectory(output)
+    devices = training_devices(experiment.training.devices)
+    if devices is not None and not devices.is_leader:
+        run_task(shared_task(build_task(experiment), devices), directory, quiet, allow_changed_data)
+        return directory.model
     if directory.holds_a_run() and not resume:
         raise located("already holds a run", file=directory.path, fix="add --resume, or choose another --output")
     if experiment.training.tensorboard:
         tensorboard_writer(directory.path / "tensorboard", 0).close()
     with directory.locked():
-        run_task(build_task(experiment, directory.path / "skipped.csv"), directory, quiet, allow_changed_data)
+        task = shared_task(build_task(experiment, directory.path / "skipped.csv"), devices)
+        run_task(task, directory, quiet, allow_changed_data)
     return directory.model
 
 
@@ -66,10 +74,15 @@ def run_task(
     task: TrainingTask, directory: RunDirectory, quiet: bool = False, allow_changed_data: bool = False
 ) -> None:
     """Run a task to its end in a directory that the caller has locked, from its checkpoint if it has one."""
+    if task.devices is not None and not task.devices.is_leader:
+        follow(task, directory)
+        return
     directory.remove_leftovers()
     display = Display(task.training.max_epochs, quiet)
     with precision(task.dtype):
         state, best, progress = start_or_restore(task, directory, display, allow_changed_data)
+        if task.devices is not None:
+            state, best, progress = on_devices(task, state, best, progress)
         directory.write_config(task.config)
         write_summary(task, directory)
         writer = None
@@ -84,16 +97,42 @@ def run_task(
             finish(task, directory, trainer, display)
 
 
-def start_or_restore(
-    task: TrainingTask, directory: RunDirectory, display: Display, allow_changed_data: bool
+def follow(task: TrainingTask, directory: RunDirectory) -> None:
+    """Run a task to its end beside process 0, which alone writes and says what happens."""
+    display = Display(task.training.max_epochs, quiet=True)
+    with precision(task.dtype):
+        state, best, progress = on_devices(task, *beginning(task), Progress(seed=task.seed))
+        trainer = Trainer(task, directory, state, best, progress, SilentLog(progress.records), display)
+        with StopSignals() as signals:
+            trainer.run(signals)
+
+
+def on_devices(
+    task: TrainingTask, state: TrainState, best: Any, progress: Progress
 ) -> tuple[TrainState, Any, Progress]:
-    """(state, best parameters, progress) of the newest checkpoint, or of a run that has not begun."""
+    """What process 0 starts from, in every process, with the state on every device."""
+    assert task.devices is not None
+    task.devices.refuse_differences(digests(task))
+    arrays = jax.tree.map(np.asarray, (state, best))
+    (state, best), text = task.devices.from_leader(arrays, json.dumps(progress.as_json()))
+    return task.devices.replicated(state), best, Progress.from_json(json.loads(text))
+
+
+def beginning(task: TrainingTask) -> tuple[TrainState, Any]:
+    """(state, best parameters) of a run that has not begun."""
     params = initial_parameters(task)
     factors = learning_rate_factors(task.training, params)
     trained, frozen = trained_and_frozen(params, factors)
     optimizer = build_optimizer(task.training.optimizer, trained, factors)
     state = initial_state(trained, optimizer, task.training.ema_decay, frozen, task.training.committee)
-    best = jax.tree.map(np.array, jax.device_get(params))
+    return state, jax.tree.map(np.array, jax.device_get(params))
+
+
+def start_or_restore(
+    task: TrainingTask, directory: RunDirectory, display: Display, allow_changed_data: bool
+) -> tuple[TrainState, Any, Progress]:
+    """(state, best parameters, progress) of the newest checkpoint, or of a run that has not begun."""
+    state, best = beginning(task)
     store = CheckpointStore(directory.checkpoints, task.training.keep_checkpoints)
     store.remove_unfinished()
     # Compared before the arrays are read: "batch: 8 -> 16" says more than a difference of shapes.
@@ -103,7 +142,8 @@ def start_or_restore(
             display.message(f"changed since the run began: {line}")
         if not allow_changed_data:
             refuse_changed_data(known["fingerprints"], task.fingerprints, directory.path)
-        warn_of_other_environment(known["environment"], environment())
+        devices = 1 if task.devices is None else task.devices.count
+        warn_of_other_environment(known["environment"], environment(devices))
         state, best = into_phase(task, state, best, Progress.from_json(known["progress"]))
     restored = store.restore({"state": state, "best": best})
     if restored is None:
@@ -130,6 +170,11 @@ def describe(task: TrainingTask, trainer: Trainer, display: Display) -> None:
         f"{len(task.new_frames)} training and {len(task.valid.frames)} validation frames; "
         f"{members}{parameters} parameters; {task.dtype} on {jax.default_backend()}"
     )
+    if task.devices is not None:
+        processes = jax.process_count()
+        display.message(
+            f"{task.devices.count} devices{f' of {processes} processes' if processes > 1 else ''} share every batch"
+        )
     display.message(
         f"{len(task.train.plan(0))} batches per epoch in {len(shapes)} padded "
         f"shape{'s' if len(shapes) > 1 else ''} (largest {largest.nodes} atoms x {largest.neighbors} neighbours)"

@@ -49,6 +49,23 @@ class MetricsLog:
             self._tensorboard.close()
 
 
+class SilentLog:
+    """Counts records and writes none: the log of the processes beside the one that writes files."""
+
+    def __init__(self, records: int = 0) -> None:
+        self.records = records
+
+    def write(self, record: dict[str, Any]) -> None:
+        del record
+        self.records += 1
+
+    def sync(self) -> None:
+        """Nothing was written."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 def cut_to(path: Path, records: int) -> None:
     """Keep the first `records` lines of the file, atomically; a line without an end does not count."""
     content = path.read_bytes() if path.exists() else b""

@@ -26,10 +26,11 @@ SAFE_TO_CHANGE = (
     "training.log_every_steps",
     "training.tensorboard",
     "training.on_nan",
+    "training.devices",
 )
 
 # What a run did whose configuration is from before there were these fields.
-BEFORE_THERE_WAS = {"training.committee": 1}
+BEFORE_THERE_WAS = {"training.committee": 1, "training.devices": 1}
 
 
 class RunDirectory:

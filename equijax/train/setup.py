@@ -23,6 +23,7 @@ from equijax.precision import DType, jit
 from equijax.structure import Structure
 from equijax.train.batches import BatchSource, LabelledFrame, labelled_frame
 from equijax.train.config import TrainingConfig
+from equijax.train.devices import Devices
 from equijax.train.fine_tuning import StartingPoint, starting_point
 from equijax.train.objective import Objective, PotentialObjective
 from equijax.train.observed import observed_labels, refuse_stress_of_direct_forces
@@ -38,6 +39,7 @@ class TrainingTask:
 
     `observed` names the labels that training frames have; `config` is the resolved experiment as plain data,
     `fingerprints` maps each file that was read to its sha256. Fine-tuning has a `start`, and perhaps a `replay`.
+    Several `devices` share every batch; see `shared_task`.
     """
 
     seed: int
@@ -57,6 +59,7 @@ class TrainingTask:
     start: StartingPoint | None = None
     replay: Replay | None = None
     dispersion: str | None = None
+    devices: Devices | None = None
 
     @property
     def new_frames(self) -> list[LabelledFrame]:
@@ -342,7 +345,7 @@ def initial_parameters(task: TrainingTask) -> Any:
     known = {} if task.start is None else flatten_parameters(task.start.potential.params)
     if task.start is not None and not task.start.new_heads:
         return jax.tree.map(lambda leaf: jnp.array(leaf, task.dtype), nest_parameters(known))
-    batch = task.train.assemble(task.train.plan(0)[0])
+    batch = task.train.example()
 
     def init(key: Any) -> Any:
         params = task.objective.init(task.module, key, batch)

@@ -13,6 +13,7 @@ import optax
 from equijax.graph.padding import CompileCounter
 from equijax.precision import jit
 from equijax.train.config import LossConfig, TrainingConfig
+from equijax.train.devices import Devices, sum_over_devices, with_counts_of_all
 from equijax.train.ema import update_average
 from equijax.train.loss import total_loss
 from equijax.train.objective import Objective
@@ -79,10 +80,12 @@ def batch_loss(
     batch: Any,
     weights: dict[str, Any],
     updates: jax.Array | None = None,
+    is_part: bool = False,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Loss of a batch, and the sums it is made of. `updates` counts the steps of training."""
+    """Loss of a batch, and the sums it is made of. `updates` counts the steps of training. With `is_part` it is what
+    the part of a batch on one of several devices adds to the loss of the whole."""
     sums = objective.sums(objective.predict(module, params, batch, updates), batch, loss)
-    return total_loss(sums, weights), sums
+    return total_loss(with_counts_of_all(sums) if is_part else sums, weights), sums
 
 
 def build_train_step(
@@ -92,6 +95,7 @@ def build_train_step(
     training: TrainingConfig,
     loss: LossConfig,
     counter: CompileCounter,
+    devices: Devices | None = None,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """Compile `(state, batch, learning_rate, weights) -> (state, metrics)`; the state's buffers are donated.
 
@@ -100,15 +104,19 @@ def build_train_step(
     that met the bad batch when the host, a step or two later, reads `metrics["finite"]`.
     `counter` counts compiled shapes. The members of a committee take the same batch, each its own gradient, norm and
     moments; the metrics are means over them, and an update is left out for all when it is not finite for one.
+    For several `devices` see `Devices.step`: what is compiled has the same result as for the whole batch on one.
     """
     is_committee = training.committee > 1
+    is_part = devices is not None
 
     def step(state: TrainState, batch: Any, learning_rate: Any, weights: dict[str, Any]) -> Any:
         def of_trained(trained: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
             params = merged(trained, state.frozen)
-            return batch_loss(objective, module, loss, params, batch, weights, state.updates)
+            return batch_loss(objective, module, loss, params, batch, weights, state.updates, is_part)
 
         (value, sums), gradient = jax.value_and_grad(of_trained, has_aux=True)(state.params)
+        if is_part:
+            value, sums, gradient = sum_over_devices((value, sums, gradient))
         norm = global_norm(gradient)
         finite = jnp.isfinite(value) & jnp.isfinite(norm)
         if is_committee:
@@ -137,7 +145,8 @@ def build_train_step(
         finite = jnp.all(metrics.pop("finite"))
         return state, over_members(metrics) | {"finite": finite}
 
-    return jit(counter.wrap(committee_step if is_committee else step, "step"), donate_argnums=0)
+    whole = committee_step if is_committee else step
+    return jit(counter.wrap(whole if devices is None else devices.step(whole), "step"), donate_argnums=0)
 
 
 def over_members(sums: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -146,11 +155,17 @@ def over_members(sums: dict[str, jax.Array]) -> dict[str, jax.Array]:
 
 
 def build_evaluation_step(
-    objective: Objective, module: Any, loss: LossConfig, counter: CompileCounter, committee: int = 1
+    objective: Objective,
+    module: Any,
+    loss: LossConfig,
+    counter: CompileCounter,
+    committee: int = 1,
+    devices: Devices | None = None,
 ) -> Callable[[Params, Any], dict[str, jax.Array]]:
     """Compile `(params, batch) -> sums` with `finite_graphs` [G]: False where a prediction is NaN or infinite.
 
     Of a committee the sums are means over the members: errors are those of a member, not of their mean prediction.
+    For several `devices` see `Devices.evaluation`.
     """
 
     def evaluate(params: Params, batch: Any) -> dict[str, jax.Array]:
@@ -165,4 +180,5 @@ def build_evaluation_step(
         finite = jnp.all(sums.pop("finite_graphs"), axis=0)
         return over_members(sums) | {"finite_graphs": finite}
 
-    return jit(counter.wrap(evaluate if committee == 1 else evaluate_committee, "evaluate"))
+    whole = evaluate if committee == 1 else evaluate_committee
+    return jit(counter.wrap(whole if devices is None else devices.evaluation(whole), "evaluate"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import time
 import warnings
 from collections import deque
@@ -18,11 +19,12 @@ from equijax.train.checkpoint import CheckpointNotWritten, CheckpointStore
 from equijax.train.config import LossConfig, PlateauSchedule
 from equijax.train.console import Display
 from equijax.train.crash import gradient_norms, module_norms, write_crash_report
+from equijax.train.devices import Wishes
 from equijax.train.environment import environment
 from equijax.train.fine_tuning import warn_of_reference_levels
 from equijax.train.interruption import EXIT_CODES, StopSignals, TrainingInterrupted
 from equijax.train.loss import loss_weights, total_loss
-from equijax.train.metrics_log import MetricsLog
+from equijax.train.metrics_log import MetricsLog, SilentLog
 from equijax.train.observed import computed_loss, measured_loss
 from equijax.train.optimizer import build_optimizer
 from equijax.train.parameter_groups import learning_rate_factors
@@ -37,7 +39,11 @@ _IN_FLIGHT = 1  # steps whose metrics are not read yet, so that the host never w
 
 
 class Trainer:
-    """Mutable state of a run. Use inside `precision(task.dtype)`; the caller holds the directory's lock."""
+    """Mutable state of a run. Use inside `precision(task.dtype)`; the caller holds the directory's lock.
+
+    Of several processes all do the same, in the same order, and one of them writes files. What they cannot know of each
+    other, a signal or that a checkpoint is due, travels with a step; see `Wishes`.
+    """
 
     def __init__(
         self,
@@ -46,11 +52,14 @@ class Trainer:
         state: TrainState,
         best: Any,
         progress: Progress,
-        log: MetricsLog,
+        log: MetricsLog | SilentLog,
         display: Display,
     ) -> None:
         phases = task.objective.phases
         self.task = task if phases is None else phases.task(task, progress.phase, progress.choice)
+        self.devices = task.devices
+        self._writes = self.devices is None or self.devices.is_leader
+        self._agreed = Wishes()
         self.training = task.training
         self.directory = directory
         self.state = state
@@ -109,6 +118,8 @@ class Trainer:
                 )
                 dtype = self.task.dtype
                 step = self._step_function()
+                if self.devices is not None:
+                    arrays = self.devices.placed_with(arrays, self._wishes(signals))
                 self.state, metrics = step(self.state, arrays, np.asarray(rate, dtype), self._weights())
                 progress.step += 1
                 progress.index = position + 1
@@ -120,8 +131,9 @@ class Trainer:
                 elif self.training.log_every_steps and progress.step % self.training.log_every_steps == 0:
                     self._record_training(rate)
                 self._save_if_due()
-                if signals.received is not None:
-                    self._stop(signals)
+                number = signals.received if self.devices is None else self._agreed.signal
+                if number:
+                    self._stop(signal.Signals(number))
 
     def _end_of_epoch(self, rate: float) -> None:
         progress, training = self.progress, self.training
@@ -200,10 +212,12 @@ class Trainer:
         evaluate = self._compiled_evaluation(loss)
         totals: dict[str, float] = {}
         for _, indices, arrays in source.prefetched(source.plan(0)):
+            if self.devices is not None:
+                arrays = self.devices.placed(arrays)
             sums = jax.device_get(evaluate(self.state.evaluated, arrays))
-            finite = sums.pop("finite_graphs")[: len(indices)]
-            if not finite.all():
-                self._crash("a validation prediction", [source.frames[indices[int(np.argmin(finite))]]], {})
+            bad = source.first_flagged(indices, sums.pop("finite_graphs"))
+            if bad is not None:
+                self._crash("a validation prediction", [bad], {})
             for key, value in sums.items():
                 totals[key] = totals.get(key, 0.0) + float(value)
         return totals
@@ -237,7 +251,11 @@ class Trainer:
         """Read the metrics of all but the newest `leave` steps and add them to the running sums."""
         while len(self._pending) > leave:
             step, indices, metrics = self._pending.popleft()
-            values = {key: float(value) for key, value in jax.device_get(metrics).items()}
+            metrics = jax.device_get(metrics)
+            if self.devices is not None:
+                number, is_due = metrics.pop("wishes").tolist()
+                self._agreed = Wishes(max(number, self._agreed.signal), bool(is_due) or self._agreed.checkpoint)
+            values = {key: float(value) for key, value in metrics.items()}
             if not values.pop("finite"):
                 self._skipped += 1
                 frames = [self.task.train.frames[i] for i in indices]
@@ -268,15 +286,19 @@ class Trainer:
             "last_training_record": self._last_train,
             "parameter_norms": module_norms(self.state.all_params),
             "config": self.task.config,
-            "environment": environment(),
+            "environment": self._environment(),
         }
         if frames and values:
             indices = [next(i for i, f in enumerate(source.frames) if f is frame) for frame in frames]
             computed = computed_loss(loss, self.task.observed)
             batch = source.assemble(indices)
+            if self.devices is not None:
+                batch = self.devices.placed(batch)
             weights = self._weights()
             report["gradient_norms"] = gradient_norms(self.task, computed, self.state.all_params, batch, weights)
-        path = write_crash_report(self.directory.crash, frames, report)
+        path = self.directory.crash / "report.json"
+        if self._writes:
+            write_crash_report(self.directory.crash, frames, report)
         self.event("crash", f"{what} is not finite; report: {path}")
         steps = self.store.steps()
         kept = f"the checkpoint of step {steps[-1]} is kept" if steps else "there is no checkpoint yet"
@@ -287,18 +309,30 @@ class Trainer:
             fix=f"see {path}; {kept}; a smaller learning rate, or cleaner labels, usually helps",
         )
 
+    def _wishes(self, signals: StopSignals) -> Wishes:
+        return Wishes(signals.received or 0, self._writes and self._seconds_are_over())
+
+    def _seconds_are_over(self) -> bool:
+        seconds = self.training.checkpoint_every_seconds
+        return bool(seconds and time.monotonic() - self._saved_at >= seconds)
+
     def _save_if_due(self) -> None:
-        steps, seconds = self.training.checkpoint_every_steps, self.training.checkpoint_every_seconds
-        if (steps and self.progress.step % steps == 0) or (seconds and time.monotonic() - self._saved_at >= seconds):
+        steps = self.training.checkpoint_every_steps
+        is_due = self._seconds_are_over() if self.devices is None else self._agreed.checkpoint
+        if (steps and self.progress.step % steps == 0) or is_due:
             self._save()
 
     def _save(self) -> bool:
         """Checkpoint everything; on failure warn, keep the earlier ones, and let training go on."""
         self._drain(0)
+        self._agreed = self._agreed._replace(checkpoint=False)
         progress = self.progress
         self._saved_at = time.monotonic()
         progress.wall_time = self._saved_at - self._started
         progress.records = self.log.records
+        if not self._writes:
+            self._saved_step, self._best_is_new = progress.step, False
+            return True
         try:
             self.log.sync()
             self.store.save(
@@ -308,7 +342,7 @@ class Trainer:
                     "progress": progress.as_json(),
                     "config": self.task.config,
                     "fingerprints": self.task.fingerprints,
-                    "environment": environment(),
+                    "environment": self._environment(),
                 },
             )
         except (CheckpointNotWritten, OSError) as error:
@@ -324,9 +358,11 @@ class Trainer:
             self._best_is_new = False
         return True
 
-    def _stop(self, signals: StopSignals) -> None:
-        assert signals.received is not None
-        name, code = signals.received.name, EXIT_CODES[signals.received]
+    def _environment(self) -> dict[str, Any]:
+        return environment(1 if self.devices is None else self.devices.count)
+
+    def _stop(self, number: signal.Signals) -> None:
+        name, code = number.name, EXIT_CODES[number]
         saved = self._saved_step == self.progress.step or self._save()
         if not saved:
             raise EquijaxError(f"{self.directory.path}: stopped by {name}; the checkpoint could not be written")
@@ -340,7 +376,7 @@ class Trainer:
         key = ("train", loss.model_dump_json())
         if key not in self._compiled:
             self._compiled[key] = build_train_step(
-                self.task.objective, self.task.module, self._optimizer, self.training, loss, self.counter
+                self.task.objective, self.task.module, self._optimizer, self.training, loss, self.counter, self.devices
             )
         return self._compiled[key]
 
@@ -349,7 +385,7 @@ class Trainer:
         key = ("evaluate", loss.model_dump_json())
         if key not in self._compiled:
             self._compiled[key] = build_evaluation_step(
-                self.task.objective, self.task.module, loss, self.counter, self.training.committee
+                self.task.objective, self.task.module, loss, self.counter, self.training.committee, self.devices
             )
         return self._compiled[key]
 
