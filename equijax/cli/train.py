@@ -32,10 +32,21 @@ def train(
     tune_allocator: Annotated[
         bool, typer.Option("--tune-allocator", help="Keep freed memory (glibc only): faster, larger.")
     ] = False,
+    coordinator: Annotated[
+        str | None, typer.Option(help="HOST:PORT of process 0, for one run in several processes.")
+    ] = None,
+    processes: Annotated[int | None, typer.Option(help="How many processes there are.")] = None,
+    process_id: Annotated[int | None, typer.Option(help="Which of them this is, from 0.")] = None,
+    wait: Annotated[float, typer.Option(min=1, help="Seconds to wait for the other processes at the start.")] = 300.0,
 ) -> None:
-    """Train a model as an experiment file says, or continue a run that was stopped."""
+    """Train a model as an experiment file says, or continue a run that was stopped.
+
+    With `training.devices: all` the devices of a machine share the work; with --coordinator, --processes and
+    --process-id, or under SLURM's srun, those of several processes.
+    """
     from equijax.doctor import require_healthy_backend
     from equijax.experiment import load_experiment
+    from equijax.train.launch import launched, requested_launch
 
     if resume and overwrite:
         raise located("--resume and --overwrite exclude each other", file="equijax train")
@@ -43,16 +54,19 @@ def train(
     directory = output or Path("runs") / config.stem
     if experiment.fine_tuning is not None and overwrite:
         refuse_to_remove(experiment.fine_tuning.model, directory)
-    prepare_output(directory, resume=resume, overwrite=overwrite)
     if tune_allocator:
         from equijax.allocator import tune_cpu_allocator
 
         tune_cpu_allocator()
-    require_healthy_backend()
+    launch = requested_launch(coordinator, processes, process_id)
+    with launched(launch, wait):
+        if launch is None or launch.process == 0:
+            prepare_output(directory, resume=resume, overwrite=overwrite)
+        require_healthy_backend()
 
-    from equijax.train.loop import train as run
+        from equijax.train.loop import train as run
 
-    run(experiment, directory, resume=resume, quiet=quiet, allow_changed_data=allow_changed_data)
+        run(experiment, directory, resume=resume, quiet=quiet, allow_changed_data=allow_changed_data)
 
 
 def refuse_to_remove(model: Path, directory: Path) -> None:

@@ -210,18 +210,25 @@ def _quiet_orbax() -> Any:
         logger.setLevel(level)
 
 
-def _write_arrays(directory: Path, arrays: dict[str, np.ndarray]) -> None:
+def _checkpointer() -> Any:
+    """orbax for this process alone: of several, each of which has all arrays, only one writes."""
     import orbax.checkpoint as ocp
 
-    with _quiet_orbax(), ocp.StandardCheckpointer() as checkpointer:
+    if jax.process_count() == 1:
+        return ocp.StandardCheckpointer()
+    here = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(primary_host=here, active_processes={here})
+    return ocp.StandardCheckpointer(multiprocessing_options=options)
+
+
+def _write_arrays(directory: Path, arrays: dict[str, np.ndarray]) -> None:
+    with _quiet_orbax(), _checkpointer() as checkpointer:
         checkpointer.save(directory.absolute(), arrays)
         checkpointer.wait_until_finished()
 
 
 def _read_arrays(directory: Path, like: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    import orbax.checkpoint as ocp
-
-    with _quiet_orbax(), ocp.StandardCheckpointer() as checkpointer:
+    with _quiet_orbax(), _checkpointer() as checkpointer:
         return checkpointer.restore(directory.absolute(), like)
 
 
