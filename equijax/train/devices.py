@@ -102,7 +102,7 @@ class Devices:
         def of_part(params: Any, batch: Any) -> Any:
             sums = evaluate(params, jax.tree.map(lambda leaf: leaf[0], batch))
             finite = jax.lax.all_gather(sums.pop("finite_graphs"), AXIS)
-            return jax.lax.psum(sums, AXIS) | {"finite_graphs": finite}
+            return sum_over_devices(sums) | {"finite_graphs": finite}
 
         return self._mapped(of_part, (_ALL, _PARTS))
 
@@ -110,7 +110,7 @@ class Devices:
         """`function(params, batch)`, summed over the parts."""
 
         def of_part(params: Any, batch: Any) -> Any:
-            return jax.lax.psum(function(params, jax.tree.map(lambda leaf: leaf[0], batch)), AXIS)
+            return sum_over_devices(function(params, jax.tree.map(lambda leaf: leaf[0], batch)))
 
         return self._mapped(of_part, (_ALL, _PARTS))
 
@@ -172,9 +172,17 @@ def training_devices(setting: Literal["all"] | int) -> Devices | None:
 def with_counts_of_all(sums: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """The sums of a part with every count that of the whole batch, inside a step of several devices."""
     counts = {name: jax.lax.stop_gradient(value) for name, value in sums.items() if name.endswith("_count")}
-    return sums | jax.lax.psum(counts, AXIS)
+    return sums | sum_over_devices(counts)
 
 
 def sum_over_devices(tree: Any) -> Any:
-    """Inside a step of several devices the sum over all; on integers as well."""
-    return jax.tree.map(lambda leaf: jax.lax.psum(jnp.asarray(leaf), AXIS), tree)
+    """Inside a step of several devices the sum of every leaf over all, in one message per type of number."""
+    leaves, structure = jax.tree.flatten(tree)
+    summed: list[Any] = [None] * len(leaves)
+    for dtype in sorted({leaf.dtype for leaf in leaves}, key=str):  # the same order in every process
+        places = [k for k, leaf in enumerate(leaves) if leaf.dtype == dtype]
+        ends = np.cumsum([leaves[k].size for k in places])
+        total = jax.lax.psum(jnp.concatenate([leaves[k].ravel() for k in places]), AXIS)
+        for k, part in zip(places, jnp.split(total, ends[:-1]), strict=True):
+            summed[k] = part.reshape(leaves[k].shape)
+    return jax.tree.unflatten(structure, summed)

@@ -3,10 +3,12 @@ them."""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
 import os
 import re
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 
@@ -125,8 +127,11 @@ def launched(launch: Launch | None, wait: float) -> Iterator[None]:
         raise
     except BaseException as error:
         if not isinstance(error, (EquijaxError, KeyboardInterrupt)):
-            peers.is_broken(GRACE)
-        _end(peers, error)
+            peers.listen(GRACE)
+        code = _REFUSED if isinstance(error, (EquijaxError, OSError)) else LOST
+        peers.fail(" ".join(str(error).split())[:1000] or type(error).__name__, code)
+        # JAX would wait for the others when the interpreter ends, and then abort.
+        atexit.register(_leave, code)
         raise
     _finish(peers)
 
@@ -139,7 +144,8 @@ def _finish(peers: Peers) -> None:
     peers.close()
 
 
-def _end(peers: Peers, error: BaseException) -> None:
-    """Tell the others, and see that this process does not wait for them when the interpreter ends."""
-    code = _REFUSED if isinstance(error, EquijaxError) else LOST
-    peers.fail(" ".join(str(error).split())[:1000] or type(error).__name__, code)
+def _leave(code: int) -> None:
+    """End the process at the beginning of the interpreter's end, when its message has been printed."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

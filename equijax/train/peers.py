@@ -29,6 +29,8 @@ SILENCE = 60.0
 """Seconds without a sign of life after which a process counts as gone; the end of a process is seen at once."""
 RETRY = 0.2
 LONGEST_LINE = 1 << 16
+LEAVE_AFTER = 1.0
+"""Seconds that process 0 stays when the others were told to end: JAX would end them with SIGABRT when it goes."""
 LOST = 1
 """Exit code when another process is gone."""
 
@@ -114,11 +116,15 @@ class Peers:
             line.close()
 
     def fail(self, text: str, code: int) -> None:
-        """Tell all others to end with this message."""
+        """Tell all others to end with this message, and watch them no longer."""
+        self._stop.set()
+        self._thread.join()  # for ever, when another process has failed first: then this one ends there
         self._tell(failed=text, code=code)
+        if self.process == 0:
+            time.sleep(LEAVE_AFTER)
 
-    def is_broken(self, seconds: float) -> None:
-        """Wait for news that another process is gone, which ends this one, as the reason of an error just met."""
+    def listen(self, seconds: float) -> None:
+        """Wait for news that another process is gone, which end this one: they are the reason of an error just met."""
         self._stop.wait(seconds)
 
     def _tell(self, **message: Any) -> None:
@@ -166,7 +172,7 @@ class Peers:
         sys.stderr.write(f"error: {text.partition(': ')[2] if told_by_leader else text}\n")
         sys.stderr.flush()
         if self.process == 0:
-            time.sleep(1.0)  # JAX would end the others with SIGABRT before they have read their line
+            time.sleep(LEAVE_AFTER)
         self._end(code)
 
 
@@ -237,20 +243,20 @@ def _admit(line: Line, found: dict[int, Line], processes: int, deadline: float) 
     """Add a process that says who it is; anything else that connects is sent away."""
     hello = line.first(deadline) or {}
     number, expected = hello.get("hello"), hello.get("processes")
-    refused = None
-    if not isinstance(number, int) or not 0 < number < max(processes, int(expected or 0)):
+    refused: str | None = None
+    if not isinstance(number, int) or not isinstance(expected, int):
         refused = "is not a process of this run"
     elif expected != processes:
         refused = f"--processes: is {expected} here and {processes} in process 0; expected the same"
     elif number in found:
         refused = f"--process-id: {number} is taken by {found[number].name}; expected a number of its own for each"
-    if refused is not None:
-        line.send(failed=refused)
-        line.close()
+    elif 0 < number < processes:
+        line.name = f"process {number} on {hello.get('host')}"
+        line.heard = time.monotonic()
+        found[number] = line
         return
-    line.name = f"process {number} on {hello.get('host')}"
-    line.heard = time.monotonic()
-    found[number] = line
+    line.send(failed=refused or f"--process-id: {number} is not between 1 and {processes - 1}")
+    line.close()
 
 
 def _arrived(coordinator: str, processes: int, process: int, wait: float, deadline: float) -> Line:
