@@ -88,10 +88,11 @@ class Line:
 class Peers:
     """Connections of one process: process 0 has one to every other, the others have one to it."""
 
-    def __init__(self, process: int, lines: list[Line], end: Callable[[int], Any] = os._exit) -> None:
+    _end: Callable[[int], Any] = staticmethod(os._exit)
+
+    def __init__(self, process: int, lines: list[Line]) -> None:
         self.process = process
         self.lines = lines
-        self._end = end
         self._stop = threading.Event()
         self._all_done = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="equijax-peers", daemon=True)
@@ -212,7 +213,8 @@ def _gathered(coordinator: str, processes: int, wait: float, deadline: float) ->
             ("", port), family=family, dualstack_ipv6=family == socket.AF_INET6, backlog=processes
         )
     except OSError as error:
-        raise EquijaxError(f"--coordinator {coordinator}: {error.strerror}; choose another port") from error
+        reason = os.strerror(error.errno or 0)
+        raise EquijaxError(f"--coordinator {coordinator}: {reason}; choose another port") from error
     found: dict[int, Line] = {}
     with server:
         while len(found) < processes - 1:
