@@ -8,11 +8,13 @@ import contextlib
 import dataclasses
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
 
 from equijax.errors import EquijaxError, EquijaxWarning
+from equijax.train.interruption import EXIT_CODES, TrainingInterrupted
 from equijax.train.peers import LOST, Peers, address, meet
 
 HEARTBEAT = 100
@@ -122,13 +124,13 @@ def launched(launch: Launch | None, wait: float) -> Iterator[None]:
             if launch.process > 0:
                 warnings.simplefilter("ignore", EquijaxWarning)
             yield
-    except SystemExit:  # a run that was stopped has saved, in all processes alike
+    except TrainingInterrupted:  # saved, in all processes alike
         _finish(peers)
         raise
     except BaseException as error:
         if not isinstance(error, (EquijaxError, KeyboardInterrupt)):
             peers.listen(GRACE)
-        code = _REFUSED if isinstance(error, (EquijaxError, OSError)) else LOST
+        code = _exit_code(error)
         peers.fail(" ".join(str(error).split())[:1000] or type(error).__name__, code)
         # JAX would wait for the others when the interpreter ends, and then abort.
         atexit.register(_leave, code)
@@ -142,6 +144,13 @@ def _finish(peers: Peers) -> None:
     peers.finish()
     jax.distributed.shutdown()
     peers.close()
+
+
+def _exit_code(error: BaseException) -> int:
+    """As the command line has them."""
+    if isinstance(error, KeyboardInterrupt):
+        return EXIT_CODES[signal.SIGINT]
+    return _REFUSED if isinstance(error, (EquijaxError, OSError)) else LOST
 
 
 def _leave(code: int) -> None:

@@ -53,8 +53,9 @@ def started(
     directory: Path, options: dict[str, Any], devices: int, port: int = 0, processes: int = 1
 ) -> list[subprocess.Popen[str]]:
     """The processes of a run, with `devices` virtual devices each."""
-    flag = f"--xla_force_host_platform_device_count={devices}"
-    environment = os.environ | {"XLA_FLAGS": flag, "PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu"}
+    # Half of the time is compilation, which these small programs do not repay.
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "tests.train.parallel_runs", str(directory), json.dumps(options)]
     launches = [[f"localhost:{port}", str(processes), str(k)] for k in range(processes)] if processes > 1 else [[]]
     return [
