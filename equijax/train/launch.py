@@ -78,10 +78,10 @@ def _slurm_launch(environment: Mapping[str, str]) -> Launch | None:
             f"SLURM: {error} is missing or no number in the environment of this step; start with srun, or give "
             "--coordinator, --processes and --process-id"
         ) from error
-    tasks = [int(number) for number in re.findall(r"\d+(?=\(|,|$)", environment.get("SLURM_STEP_TASKS_PER_NODE", "1"))]
+    per_node = re.findall(r"\d+(?=\(|,|$)", environment.get("SLURM_STEP_TASKS_PER_NODE", "1"))
     bound = environment.get("CUDA_VISIBLE_DEVICES", "")
     # Tasks of one node take one device each, unless SLURM has given each its own already.
-    device = local if max(tasks) > 1 and (not bound or "," in bound) else None
+    device = local if max(map(int, per_node), default=1) > 1 and (not bound or "," in bound) else None
     return Launch(f"{host}:{port}", int(environment["SLURM_STEP_NUM_TASKS"]), process, device)
 
 
