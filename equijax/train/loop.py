@@ -56,12 +56,12 @@ def train(
     processes (`equijax.train.launch`) all call it alike; process 0 alone reads and writes the directory.
     """
     directory = RunDirectory(output)
+    if directory.holds_a_run() and not resume and jax.process_index() == 0:
+        raise located("already holds a run", file=directory.path, fix="add --resume, or choose another --output")
     devices = training_devices(experiment.training.devices)
     if devices is not None and not devices.is_leader:
         run_task(shared_task(build_task(experiment), devices), directory, quiet, allow_changed_data)
         return directory.model
-    if directory.holds_a_run() and not resume:
-        raise located("already holds a run", file=directory.path, fix="add --resume, or choose another --output")
     if experiment.training.tensorboard:
         tensorboard_writer(directory.path / "tensorboard", 0).close()
     with directory.locked():
