@@ -52,6 +52,7 @@ class ToyConfig(pydantic.BaseModel):
     channels: int = pydantic.Field(4, ge=1, le=4096)
 
     is_conservative: ClassVar[bool] = True
+    num_hops: ClassVar[int] = 1
     is_o3: ClassVar[bool] = True
 
     @property

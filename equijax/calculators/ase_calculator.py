@@ -18,9 +18,11 @@ from equijax.dispersion import dispersion_of
 from equijax.errors import EquijaxError, EquijaxWarning
 from equijax.graph.batching import StructureGraph, batch
 from equijax.graph.padding import Capacity, PaddingPolicy
+from equijax.models.contract import NodeOutputs
 from equijax.models.target_labels import cartesian_value
-from equijax.potential.derivatives import Uncertainty
+from equijax.potential.derivatives import Prediction, Uncertainty
 from equijax.potential.evaluator import Evaluator, pad_vectors
+from equijax.potential.parts import check_parts, predict_in_parts
 from equijax.potential.potential import UNCERTAINTIES, Potential
 from equijax.potential.prediction import has_stress, unbatch_target
 from equijax.potential.uncertainty import ADD_UNCERTAINTIES
@@ -39,7 +41,9 @@ class EquijaxCalculator(Calculator):
     differences and phonons; float32 is right for MD, because positions, neighbour vectors and energy sums are
     float64 either way. `skin` (Å): extra range of the neighbour search, so that it is repeated only every few
     dozen steps; results do not depend on it. `padding`, `max_shapes`: how array shapes are rounded up and how
-    many compiled shapes are kept; `compile_count` says how many compilations there were.
+    many compiled shapes are kept; `compile_count` says how many compilations there were. `parts`: evaluate the
+    structure in so many parts, one after another, where it does not fit in memory at once; not for targets and
+    uncertainties.
 
     Properties: `energy`, `free_energy` (eV, the same number), `energies` [N], `forces` [N, 3] eV/Å and, for periodic
     systems with a volume, `stress` [6] eV/Å³ in ASE's Voigt order xx, yy, zz, yz, xz, xy. Targets of the model are in
@@ -61,6 +65,7 @@ class EquijaxCalculator(Calculator):
         skin: float = 0.5,
         padding: PaddingPolicy | None = None,
         max_shapes: int = 16,
+        parts: int = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -80,9 +85,12 @@ class EquijaxCalculator(Calculator):
             self.implemented_properties = [n for n in self.implemented_properties if n != "energies"]
         if not self.potential.has_energy:
             self.implemented_properties = []
-        self.implemented_properties = [*self.implemented_properties, *self.potential.uncertainties]
+        if parts == 1:
+            self.implemented_properties = [*self.implemented_properties, *self.potential.uncertainties]
         if self.potential.has_dipole:
             self.implemented_properties = [*self.implemented_properties, "dipole"]
+        self.parts = parts
+        check_parts(self.potential, parts, tuple(self.potential.targets))
         self._evaluator = Evaluator(self.potential, self.dtype, padding or PaddingPolicy(), max_shapes)
         self._list = SkinList(self.potential.cutoff, skin, self.potential.elements)
         self._relaxation_steps = 0
@@ -134,15 +142,10 @@ class EquijaxCalculator(Calculator):
                 "stress: the system is not periodic or its cell has no volume, so a stress is not defined"
             )
         graph, vectors = self._list.edges(structure)
-        spare = spare_neighbors(structure, graph.max_neighbors)
-        capacity = self._evaluator.capacity(graph.num_nodes, graph.max_neighbors, spare_neighbors=spare)
-        padded = batch([graph], capacity, self.dtype)
-        edges = pad_vectors(padded, graph.receivers, graph.slots, vectors)
+        output = self._output(structure, graph, vectors, set(properties))
         if not self.potential.has_energy:
-            self.results = self._targets(self._evaluator.node_outputs(padded, edges), graph, structure)
+            self.results = self._targets(output, graph, structure)
             return
-        uncertain = bool({"forces_uncertainty", "stress_uncertainty"} & set(properties))
-        output = self._evaluator.derivatives(padded, edges, uncertain)
         size = graph.num_nodes
         interaction = output.node_energies[:size].astype(np.float64)
         forces = output.forces[:size].astype(np.float64)
@@ -159,6 +162,21 @@ class EquijaxCalculator(Calculator):
             self._add_dispersion(structure)
         if self.dtype == "float32" and not self._warned:
             self._warn_about_float32(forces, system_changes, self.atoms.has("momenta"))
+
+    def _output(
+        self, structure: Structure, graph: StructureGraph, vectors: np.ndarray, properties: set[str]
+    ) -> Prediction | NodeOutputs:
+        """What the model says, without derivatives when there is no energy to differentiate."""
+        spare = spare_neighbors(structure, graph.max_neighbors)
+        if self.parts > 1:
+            return predict_in_parts(self._evaluator, graph, vectors, self.parts, spare_neighbors=spare)
+        capacity = self._evaluator.capacity(graph.num_nodes, graph.max_neighbors, spare_neighbors=spare)
+        padded = batch([graph], capacity, self.dtype)
+        edges = pad_vectors(padded, graph.receivers, graph.slots, vectors)
+        if not self.potential.has_energy:
+            return self._evaluator.node_outputs(padded, edges)
+        uncertain = bool({"forces_uncertainty", "stress_uncertainty"} & properties)
+        return self._evaluator.derivatives(padded, edges, uncertain)
 
     def _add_uncertainties(self, found: Uncertainty, size: int, stress: bool) -> None:
         self.results["energy_uncertainty"] = float(found.energy[0])

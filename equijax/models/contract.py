@@ -49,6 +49,11 @@ class ModelConfig(Protocol):
         """Å; no interaction reaches further in one layer."""
 
     @property
+    def num_hops(self) -> int:
+        """Edges that information travels: energies, features and direct forces of an atom depend on the atoms at most
+        so many edges away, and on no others."""
+
+    @property
     def is_conservative(self) -> bool:
         """Forces are minus the gradient of the energy; otherwise the model predicts them directly."""
 

@@ -171,6 +171,11 @@ class ESCNConfig(StrictModel):
         return ESCN(self, statistics)
 
     @property
+    def num_hops(self) -> int:
+        """One of the edge-degree embedding, if there is one, and one per layer."""
+        return self.edge_degree_embedding + self.num_layers
+
+    @property
     def is_conservative(self) -> bool:
         return isinstance(self.forces, GradientForces)
 

@@ -107,6 +107,11 @@ class MACEConfig(StrictModel):
         return MACE(self, statistics)
 
     @property
+    def num_hops(self) -> int:
+        """One per layer."""
+        return self.num_layers
+
+    @property
     def is_conservative(self) -> bool:
         return True
 

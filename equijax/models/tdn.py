@@ -95,6 +95,11 @@ class TDNConfig(StrictModel):
         return TDN(self, statistics)
 
     @property
+    def num_hops(self) -> int:
+        """One of the embedding, one per layer, and one of the head that predicts forces directly."""
+        return 1 + self.num_layers + (not self.is_conservative)
+
+    @property
     def is_conservative(self) -> bool:
         return self.forces == "gradient"
 

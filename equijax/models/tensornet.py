@@ -69,6 +69,11 @@ class TensorNetConfig(StrictModel):
         return TensorNet(self, statistics)
 
     @property
+    def num_hops(self) -> int:
+        """One of the embedding and one per layer."""
+        return self.num_layers + 1
+
+    @property
     def is_conservative(self) -> bool:
         return True
 

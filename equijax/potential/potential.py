@@ -216,6 +216,7 @@ class Potential:
         properties: Sequence[str] = ("energy", "forces"),
         dtype: DType | None = None,
         padding: PaddingPolicy | None = None,
+        parts: int = 1,
     ) -> Any:
         """Properties of a Structure or an ASE Atoms (a dict), or of a list of them (a list of dicts).
 
@@ -235,7 +236,8 @@ class Potential:
         | stress_uncertainty | [3, 3] | eV/Å³, of every component |
 
         Targets without a Cartesian form are given as irreps. All values are numpy arrays; energies are float64, the
-        rest has the precision of the calculation.
+        rest has the precision of the calculation. `parts` above one evaluates each structure in so many parts, one
+        after another, for structures that do not fit in memory: `equijax.potential.parts` says which properties.
         Raises EquijaxError for unknown properties and elements, and for what `neighbor_list` refuses.
         """
         from equijax.potential.prediction import predict
@@ -265,7 +267,7 @@ class Potential:
                 )
         single = not isinstance(structures, Sequence) or hasattr(structures, "get_positions")
         frames = [as_structure(item) for item in ([structures] if single else structures)]
-        results = predict(self, frames, tuple(properties), self._model_evaluator(dtype, padding))
+        results = predict(self, frames, tuple(properties), self._model_evaluator(dtype, padding), parts)
         return results[0] if single else results
 
     def _require_uncertainty(self, name: str) -> None:

@@ -13,6 +13,7 @@ from equijax.graph.batching import StructureGraph, batch, structure_graph, unbat
 from equijax.models.target_labels import cartesian_value
 from equijax.potential.evaluator import Evaluator, pad_vectors
 from equijax.potential.hessian import HessianProduct
+from equijax.potential.parts import check_parts, predict_in_parts
 from equijax.potential.potential import UNCERTAINTIES
 from equijax.structure import Structure
 
@@ -29,9 +30,14 @@ Result = dict[str, Any]
 
 
 def predict(
-    potential: Potential, structures: Sequence[Structure], properties: tuple[str, ...], evaluator: Evaluator
+    potential: Potential,
+    structures: Sequence[Structure],
+    properties: tuple[str, ...],
+    evaluator: Evaluator,
+    parts: int = 1,
 ) -> list[Result]:
     """One dict per structure with the properties asked for, in their order; see `Potential.predict`."""
+    check_parts(potential, parts, properties)
     for structure in structures:
         if len(structure) == 0:
             raise located("has no atoms", file=structure.file, frame=structure.frame)
@@ -60,7 +66,10 @@ def predict(
             )
     graphs = [structure_graph(structure, potential.cutoff, potential.elements) for structure in structures]
     results: list[Result] = [{} for _ in structures]
-    for indices in similar_batches(graphs):
+    if parts > 1:
+        for structure, whole, result in zip(structures, graphs, results, strict=True):
+            result |= _predict_in_parts(evaluator, whole, structure.atomic_numbers, properties, parts)
+    for indices in similar_batches(graphs) if parts == 1 else ():
         members = [graphs[i] for i in indices]
         numbers = [structures[i].atomic_numbers for i in indices]
         for i, result in zip(indices, _predict_batch(evaluator, members, numbers, properties), strict=True):
@@ -151,6 +160,20 @@ def _predict_batch(
         for result, matrix, cell in zip(results, second, graph.cell):
             result["elastic_constants"] = matrix / abs(np.linalg.det(cell))
     return results
+
+
+def _predict_in_parts(
+    evaluator: Evaluator, graph: StructureGraph, numbers: np.ndarray, properties: tuple[str, ...], parts: int
+) -> Result:
+    needs_derivatives = bool({"forces", "stress"} & set(properties))
+    output = predict_in_parts(evaluator, graph, graph.vectors(), parts, needs_derivatives)
+    energies = evaluator.potential.isolated_energies(numbers) + output.node_energies.astype(np.float64)
+    result = {"energy": energies.sum(), "energies": energies, "node_features": output.node_features}
+    if needs_derivatives:
+        result["forces"] = output.forces.astype(evaluator.dtype)
+        if output.stress is not None:
+            result["stress"] = output.stress[0].astype(evaluator.dtype)
+    return result
 
 
 def unbatch_target(
