@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from typing import Any, NamedTuple
@@ -13,6 +15,7 @@ import numpy as np
 
 from equijax.allocator import describe_allocator
 from equijax.errors import EquijaxError
+from equijax.out_of_memory import PREALLOCATION, is_out_of_memory, out_of_memory
 from equijax.xla_flags import YNN_FLAG
 
 PACKAGES = (
@@ -89,8 +92,45 @@ def _cases(
 
 
 @functools.lru_cache(maxsize=1)
+def require_platform() -> None:
+    """Raise EquijaxError when JAX cannot start: JAX_PLATFORMS asks for what is not there, or a GPU has no memory."""
+    import jax
+
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        if is_out_of_memory(error):
+            raise out_of_memory(error, "the GPU gives none to JAX", "free it, or JAX_PLATFORMS=cpu") from error
+        asked = os.environ.get("JAX_PLATFORMS", "") or "no platform in particular"
+        there = _platforms()
+        reason = f" ({' '.join(str(error).split())[:200]})" if str(error) else ""
+        raise EquijaxError(
+            f"JAX_PLATFORMS: asks for {asked}, which JAX cannot start here{reason}; there is {there or 'none'}; "
+            f"fix: JAX_PLATFORMS={there.split(', ')[0] or 'cpu'}, or unset it; {_missing(asked)}"
+        ) from error
+
+
+def _missing(asked: str) -> str:
+    if not {"cuda", "gpu"} & set(asked.split(",")):
+        return "`equijax doctor` then shows the devices"
+    return f"for a GPU, install the extra `cuda` of equijax and check the driver with nvidia-smi; {PREALLOCATION}"
+
+
+def _platforms() -> str:
+    """Platforms that JAX starts when it may choose, asked of another process: in this one it has given up."""
+    command = [sys.executable, "-c", "import jax; print(*sorted({d.platform for d in jax.devices()}), sep=', ')"]
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
+    try:
+        answer = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return answer.stdout.strip().splitlines()[-1] if answer.stdout.strip() else ""
+
+
+@functools.lru_cache(maxsize=1)
 def require_healthy_backend() -> None:
     """Raise EquijaxError when the canary finds wrong numbers; `train`, `evaluate` and `md` call it first."""
+    require_platform()
     failed = [result for result in run_canary() if result.wrong]
     if failed:
         worst = failed[0]
@@ -109,6 +149,7 @@ def describe_installation() -> dict[str, str]:
     """
     import jax
 
+    require_platform()
     facts = {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
     for package in PACKAGES:
         try:

@@ -46,3 +46,34 @@ def test_description_has_versions_and_no_environment_secrets(monkeypatch):
     assert "MALLOC_ARENA_MAX=1" in facts["allocator"]
     assert "secret-token" not in str(facts)
     assert describe_allocator() == facts["allocator"]
+
+
+@pytest.mark.parametrize("words", [["doctor"], ["predict", "m", "s", "--output", "o.xyz"]])
+def test_a_platform_that_is_not_there_is_one_line(words):
+    environment = os.environ | {"JAX_PLATFORMS": "cuda"}
+    command = [sys.executable, "-m", "equijax.cli.main", *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode == 0 or "no such model" in done.stderr:
+        pytest.skip("there is a GPU")
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        "error: JAX_PLATFORMS: asks for cuda, which JAX cannot start here; there is cpu; fix: "
+    )
+    assert "XLA_PYTHON_CLIENT_PREALLOCATE=false" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_platform_that_nobody_knows_is_one_line(monkeypatch):
+    import jax
+
+    def unknown():
+        raise RuntimeError("Unable to initialize backend 'quda'")
+
+    monkeypatch.setenv("JAX_PLATFORMS", "quda")
+    monkeypatch.setattr(jax, "devices", unknown)
+    monkeypatch.setattr(doctor, "_platforms", lambda: "cpu, gpu")
+    doctor.require_platform.cache_clear()
+    with pytest.raises(
+        EquijaxError, match=r"asks for quda, .*backend 'quda'.*; there is cpu, gpu; fix: JAX_PLATFORMS=cpu"
+    ):
+        doctor.require_platform()

@@ -29,8 +29,11 @@ from equijax.cli import (
 )
 from equijax.compilation_cache import enable_compilation_cache
 from equijax.errors import EquijaxError, EquijaxWarning
+from equijax.out_of_memory import TRAINING, is_out_of_memory, out_of_memory
 
 EXIT_INPUT, EXIT_INTERNAL, EXIT_INTERRUPTED = 2, 1, 130
+
+_NEEDS_LESS = f"for training, {TRAINING}; for one large structure, `equijax predict --parts 8`"
 
 app = typer.Typer(
     name="equijax",
@@ -117,18 +120,11 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         if debug:
             raise
-        if "RESOURCE_EXHAUSTED" in str(error) or isinstance(error, MemoryError):
-            return _fail(_out_of_memory(error), EXIT_INTERNAL)
+        if is_out_of_memory(error):
+            return _fail(str(out_of_memory(error, _join(str(error))[:200], _NEEDS_LESS)), EXIT_INTERNAL)
         return _fail(
             f"internal error: {type(error).__name__}: {_join(str(error))[:300]}; --debug shows where", EXIT_INTERNAL
         )
-
-
-def _out_of_memory(error: BaseException) -> str:
-    return (
-        f"out of memory: {_join(str(error))[:200]}; use smaller batches (training.batch.max_edges, "
-        "training.batch.max_structures), a smaller model, or a smaller structure"
-    )
 
 
 def _join(text: str) -> str:

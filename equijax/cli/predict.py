@@ -26,6 +26,9 @@ def predict(
         str | None,
         typer.Option(help="Add D3, such as d3bj:pbe (extra dispersion).", show_default="that of the model"),
     ] = None,
+    parts: Annotated[
+        int, typer.Option(min=1, help="Evaluate every structure in so many parts, where it does not fit in memory.")
+    ] = 1,
     born_charges: Annotated[
         bool, typer.Option("--born-charges", help="Also derivatives of the dipole by the positions, nine per atom.")
     ] = False,
@@ -79,7 +82,7 @@ def predict(
         chosen = [frames[i] for i in rows]
         if not chosen:
             continue
-        for i, result in zip(rows, potential.predict(chosen, properties, dtype=dtype)):
+        for i, result in zip(rows, potential.predict(chosen, properties, dtype=dtype, parts=parts)):
             for name, config in potential.targets.items():
                 place = frames[i].arrays if config.per == "atom" else frames[i].info
                 place[name] = written(config, result[name])

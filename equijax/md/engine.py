@@ -16,6 +16,7 @@ from equijax.md.boost import Boost
 from equijax.md.integrators import Integrator, State, volume
 from equijax.md.pair_search import Room, inverse, squared_length
 from equijax.md.verlet_list import SKIN, ListMaker, Needs, VerletList
+from equijax.out_of_memory import memory_errors
 from equijax.potential.derivatives import Prediction
 from equijax.potential.potential import Potential
 from equijax.potential.uncertainty import uncertain_prediction
@@ -121,8 +122,9 @@ class Engine:
         with precision("float64"):
             if candidates is None:
                 candidates = self.list_maker(room).empty()
-            state, candidates, records = self._program(room)(self._params, state, candidates, padded)
-            host = jax.tree.map(np.asarray, records)
+            with memory_errors(lambda: self._described(room), self._fix):
+                state, candidates, records = self._program(room)(self._params, state, candidates, padded)
+                host = jax.tree.map(np.asarray, records)
         rows = []
         for index in range(len(stops)):
             row = jax.tree.map(lambda array, index=index: array[index], host)
@@ -130,6 +132,18 @@ class Engine:
             if row[2].code != RUNNING:
                 break
         return state, candidates, rows
+
+    def _described(self, room: Room) -> str:
+        replicas = f"{self.replicas} replicas of " if self.replicas > 1 else ""
+        return (
+            f"molecular dynamics of {replicas}{len(self.atomic_numbers)} atoms with {room.neighbors} neighbour slots "
+            f"each in {self.dtype}"
+        )
+
+    def _fix(self) -> str:
+        float32 = "dtype float32, which needs half; " if self.dtype == "float64" else ""
+        replicas = f"fewer replicas than {self.replicas}; " if self.replicas > 1 else ""
+        return f"{float32}{replicas}ASE's dynamics with EquijaxCalculator(..., parts=8)"
 
     def _program(self, room: Room) -> Any:
         if room not in self._programs:

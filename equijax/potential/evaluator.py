@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from equijax.doctor import require_platform
 from equijax.graph.atom_graph import AtomGraph
 from equijax.graph.padding import Capacity, CompileCounter, PaddingPolicy
+from equijax.out_of_memory import memory_errors
 from equijax.potential import derivatives
 from equijax.potential.compiled_shapes import CompiledShapes
 from equijax.potential.last_layer import feature_columns, feature_derivatives
@@ -35,6 +37,7 @@ class Evaluator:
         self.dtype = dtype
         self.shapes = CompiledShapes(padding, max_shapes)
         self._counter = CompileCounter()
+        require_platform()
         with precision(dtype):
             cast = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), dict(potential.params))
             self._params = jax.device_put(cast)
@@ -107,8 +110,25 @@ class Evaluator:
         capacity = Capacity(nodes=graph.num_nodes, neighbors=graph.num_neighbors, graphs=graph.num_graphs)
         # A function of its own for every shape: dropping it from the table frees what was compiled for it.
         compiled = self.shapes.function(kind, capacity, lambda: jit(self._counter.wrap(run)))
-        with precision(self.dtype):
+        with precision(self.dtype), memory_errors(lambda: described(graph, self.dtype), lambda: self._fix(graph)):
             return jax.tree.map(np.asarray, compiled(self._params, graph, *arrays))
+
+    def _fix(self, graph: AtomGraph) -> str:
+        """What needs less memory than this graph in this precision."""
+        float32 = "dtype float32, which needs half; " if self.dtype == "float64" else ""
+        fewer = "fewer structures at once; " if np.count_nonzero(graph.graph_mask) > 1 else ""
+        return (
+            f"{float32}{fewer}energies, forces and stress in parts, more of them if there are some already: "
+            "`equijax predict --parts 8`, Potential.predict(..., parts=8), EquijaxCalculator(..., parts=8)"
+        )
+
+
+def described(graph: AtomGraph, dtype: DType) -> str:
+    """The size of a padded graph, for messages."""
+    structures = np.count_nonzero(graph.graph_mask)
+    of = f" of {structures} structures" if structures > 1 else ""
+    atoms = np.count_nonzero(np.any(graph.neighbor_mask, axis=1) | graph.node_mask)
+    return f"{atoms} atoms{of} with {graph.num_neighbors} neighbour slots each in {dtype}"
 
 
 def pad_vectors(graph: AtomGraph, rows: np.ndarray, columns: np.ndarray, vectors: np.ndarray) -> np.ndarray:

@@ -48,7 +48,8 @@ def predict_in_parts(
 
     `vectors` [E, 3] float64 are those of the edges of `graph`. The result has the rows of the structure and no ghosts,
     [N] and [1], in numpy; energies of atoms in the precision of the evaluator, what is added up over parts in float64.
-    All parts have one padded shape, a new one with room for `spare_neighbors`. Without `derivatives` forces and stress are None.
+    All parts have one padded shape, a new one with room for `spare_neighbors`. Without `derivatives` forces and stress
+    are None.
     """
     pieces = split(graph, parts, evaluator.potential.model_config.num_hops)
     nodes = max(piece.graph.num_nodes for piece in pieces)
