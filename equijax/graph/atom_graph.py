@@ -28,7 +28,7 @@ class AtomGraph:
     | positions | [N, 3] | Å |
     | species | [N] int32 | index into the model's elements; 0 for padding |
     | node_graph | [N] int32 | graph of the atom; padded atoms belong to the last, ghost graph G-1 |
-    | node_mask | [N] bool | True for real atoms |
+    | node_mask | [N] bool | True for real atoms; in a part of a structure only for those that the part owns |
     | neighbors | [N, K] int32 | row of the sender; padded slots point at the last, ghost atom N-1 |
     | neighbor_mask | [N, K] bool | True for real edges |
     | shifts | [N, K, 3] | integer cell translations of the sender, stored as floats |
@@ -36,7 +36,8 @@ class AtomGraph:
     | cell | [G, 3, 3] | Å, rows a, b, c; identity for graphs without a cell |
     | graph_mask | [G] bool | True for real graphs |
 
-    A padded batch always holds at least one ghost atom and one ghost graph, both last.
+    A padded batch always holds at least one ghost atom and one ghost graph, both last. On a device that holds a part of
+    a structure and exchanges rows with others, `reverse` is a `Halo`, which says what `neighbors` then are.
     """
 
     positions: Array

@@ -3,6 +3,8 @@
 The transpose of `x[neighbors]` is a scatter-add, which XLA on the CPU runs as a loop of one step per edge (about 4 µs
 each). The edges that an atom sends are the opposites of those it receives, so the same sum is a gather through
 `reverse` and a sum over the row of the atom. `gather_senders` and `sum_to_senders` are each other's transpose.
+
+In the graph of a device that holds a part of a structure `reverse` is a `Halo`, and both exchange rows with the others.
 """
 
 from __future__ import annotations
@@ -14,42 +16,57 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from equijax.graph.halo import Halo
 
-def gather_senders(x: jax.Array, neighbors: jax.Array, neighbor_mask: jax.Array, reverse: jax.Array) -> jax.Array:
+
+def gather_senders(
+    x: jax.Array, neighbors: jax.Array, neighbor_mask: jax.Array, reverse: jax.Array | Halo
+) -> jax.Array:
     """x [N, ...] of the sender of every slot, [N, K, ...]; zero at padded slots.
 
     `neighbors`, `neighbor_mask` and `reverse` [N, K] as in `AtomGraph`. Linear in x, differentiable to any order in
     both modes.
     """
-    return _gather.bind(x, neighbors, neighbor_mask, reverse)
+    if isinstance(reverse, Halo):
+        return _gather.bind(reverse.with_others(x), neighbors, neighbor_mask, reverse.slots, reverse.slot_mask)
+    return _gather.bind(x, neighbors, neighbor_mask, reverse, neighbor_mask)
 
 
-def sum_to_senders(y: jax.Array, neighbors: jax.Array, neighbor_mask: jax.Array, reverse: jax.Array) -> jax.Array:
+def sum_to_senders(
+    y: jax.Array, neighbors: jax.Array, neighbor_mask: jax.Array, reverse: jax.Array | Halo
+) -> jax.Array:
     """Sum of y [N, K, ...] over the edges that each atom sends, [N, ...]; padded slots do not count."""
-    return _sum.bind(y, neighbors, neighbor_mask, reverse)
+    if isinstance(reverse, Halo):
+        return reverse.sum_of_others(_sum.bind(y, neighbors, neighbor_mask, reverse.slots, reverse.slot_mask))
+    return _sum.bind(y, neighbors, neighbor_mask, reverse, neighbor_mask)
 
 
 def _masked(values: jax.Array, neighbor_mask: jax.Array) -> jax.Array:
     return jnp.where(neighbor_mask.reshape(*neighbor_mask.shape, *(1,) * (values.ndim - 2)), values, 0)
 
 
-def _gather_rows(x: jax.Array, neighbors: jax.Array, neighbor_mask: jax.Array, reverse: jax.Array) -> jax.Array:
+# Senders may have more rows than receivers: `sent` [R, K] are the slots of the edges that each of R rows sends.
+def _gather_rows(
+    x: jax.Array, neighbors: jax.Array, neighbor_mask: jax.Array, sent: jax.Array, sent_mask: jax.Array
+) -> jax.Array:
     return _masked(x.at[neighbors].get(mode="promise_in_bounds"), neighbor_mask)
 
 
-def _sum_rows(y: jax.Array, neighbors: jax.Array, neighbor_mask: jax.Array, reverse: jax.Array) -> jax.Array:
-    sent = y.reshape(-1, *y.shape[2:]).at[reverse].get(mode="promise_in_bounds")
-    return jnp.sum(_masked(sent, neighbor_mask), axis=1)
+def _sum_rows(
+    y: jax.Array, neighbors: jax.Array, neighbor_mask: jax.Array, sent: jax.Array, sent_mask: jax.Array
+) -> jax.Array:
+    rows = y.reshape(-1, *y.shape[2:]).at[sent].get(mode="promise_in_bounds")
+    return jnp.sum(_masked(rows, sent_mask), axis=1)
 
 
 def linear_primitive(name: str, function: Any, shape: Any) -> Primitive:
     """A primitive function(values, slots, ...) that is linear in `values` and leaves the trailing axes of it alone.
 
-    The other operands are indices and masks; `shape` gives that of the result from those of the first two operands.
+    The other operands are indices and masks; `shape` gives that of the result from those of all operands.
     """
     primitive = Primitive(name)
     primitive.def_impl(jax.jit(function))
-    primitive.def_abstract_eval(lambda values, slots, *_: values.update(shape=shape(values.shape, slots.shape)))
+    primitive.def_abstract_eval(lambda *operands: operands[0].update(shape=shape(*(x.shape for x in operands))))
     mlir.register_lowering(primitive, mlir.lower_fun(function, multiple_results=False))
 
     def batch(operands: Any, axes: Any) -> tuple[jax.Array, int]:
@@ -64,8 +81,8 @@ def linear_primitive(name: str, function: Any, shape: Any) -> Primitive:
     return primitive
 
 
-_gather = linear_primitive("gather_senders", _gather_rows, lambda x, slots: (*slots, *x[1:]))
-_sum = linear_primitive("sum_to_senders", _sum_rows, lambda y, slots: (y[0], *y[2:]))
+_gather = linear_primitive("gather_senders", _gather_rows, lambda x, slots, *_: (*slots, *x[1:]))
+_sum = linear_primitive("sum_to_senders", _sum_rows, lambda y, *slots: (slots[-1][0], *y[2:]))
 
 
 def set_derivatives(primitive: Primitive, transpose: Primitive) -> None:

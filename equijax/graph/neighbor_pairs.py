@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from equijax.graph.atom_graph import AtomGraph
+from equijax.graph.halo import Halo
 from equijax.graph.neighbor_gather import linear_primitive, set_derivatives
 
 Array = Any  # jax.Array inside jit
@@ -51,8 +52,42 @@ class NeighborPairs:
         return self.slots // self.pair.shape[1]
 
 
-def pairs_of(graph: AtomGraph) -> NeighborPairs:
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SlotPairs:
+    """The edges of a device that holds a part of a structure, every direction by itself: the opposite one may be
+    another device's. `slot_mask` and `neighbors` [N, K] as in the graph, whose `reverse` is `halo`; P >= N K."""
+
+    slot_mask: Array
+    neighbors: Array
+    halo: Halo
+
+    @property
+    def num_pairs(self) -> int:
+        return num_pair_rows(2 * self.slot_mask.size)
+
+    @property
+    def mask(self) -> jax.Array:
+        """[P] True for real edges."""
+        return self.from_slots(self.slot_mask)
+
+    def from_slots(self, values: jax.Array) -> jax.Array:
+        """[N, K, ...] as [P, ...]."""
+        flat = values.reshape(-1, *values.shape[2:])
+        return jnp.pad(flat, ((0, self.num_pairs - len(flat)), *((0, 0),) * (flat.ndim - 1)))
+
+    def to_slots(self, values: jax.Array) -> jax.Array:
+        """[P, ...] as [N, K, ...], zero at padded slots."""
+        return masked(values[: self.slot_mask.size].reshape(*self.slot_mask.shape, *values.shape[1:]), self.slot_mask)
+
+
+AnyPairs = NeighborPairs | SlotPairs
+
+
+def pairs_of(graph: AtomGraph) -> AnyPairs:
     """The pairs of a graph, numbered in the order of their first slots."""
+    if isinstance(graph.reverse, Halo):
+        return SlotPairs(jnp.asarray(graph.neighbor_mask), jnp.asarray(graph.neighbors), graph.reverse)
     num_slots = graph.edge_capacity
     num_pairs = num_pair_rows(num_slots)
     flat = jnp.arange(num_slots, dtype=jnp.int32)
@@ -81,13 +116,18 @@ def num_pair_rows(num_slots: int) -> int:
     return max(1, -(-num_slots // (2 * PAIR_ROWS))) * PAIR_ROWS
 
 
-def spread(values: jax.Array, pairs: NeighborPairs) -> jax.Array:
+def spread(values: jax.Array, pairs: AnyPairs) -> jax.Array:
     """values [P, ...] of the pair of every slot, [N, K, ...]; zero at padded slots."""
+    if isinstance(pairs, SlotPairs):
+        return pairs.to_slots(values)
     return _spread.bind(values, pairs.pair, pairs.slot_mask, pairs.slots, pairs.mask)
 
 
-def collect(values: jax.Array, pairs: NeighborPairs) -> jax.Array:
-    """Sum of values [N, K, ...] over the two slots of every pair, [P, ...]; zero for padded pairs."""
+def collect(values: jax.Array, pairs: AnyPairs) -> jax.Array:
+    """Sum of values [N, K, ...], alike in both directions, over the two slots of every pair, [P, ...]; zero for padded
+    pairs."""
+    if isinstance(pairs, SlotPairs):
+        return 2 * pairs.from_slots(masked(values, pairs.slot_mask))
     return _collect.bind(values, pairs.pair, pairs.slot_mask, pairs.slots, pairs.mask)
 
 
@@ -106,9 +146,9 @@ def _collect_rows(values: Array, pair: Array, slot_mask: Array, slots: Array, ma
     return masked(first + second, mask)
 
 
-_spread = linear_primitive("spread_pairs", _spread_rows, lambda values, slots: (*slots, *values[1:]))
+_spread = linear_primitive("spread_pairs", _spread_rows, lambda values, slots, *_: (*slots, *values[1:]))
 _collect = linear_primitive(
-    "collect_pairs", _collect_rows, lambda values, slots: (num_pair_rows(slots[0] * slots[1]), *values[2:])
+    "collect_pairs", _collect_rows, lambda values, slots, *_: (num_pair_rows(slots[0] * slots[1]), *values[2:])
 )
 set_derivatives(_spread, _collect)
 set_derivatives(_collect, _spread)

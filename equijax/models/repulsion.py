@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from equijax.graph.atom_graph import AtomGraph
+from equijax.graph.neighbor_gather import gather_senders
 from equijax.models.contract import ModelStatistics
 from equijax.ops.zbl import zbl_edge_energies
 
@@ -24,13 +25,14 @@ def zbl_energies(
     charges = jnp.asarray(statistics.atomic_numbers, lengths.dtype)[graph.species]
     # Nothing is known of pairs beyond the cutoff, so the repulsion ends there at the latest.
     radii = jnp.minimum(radius_sum(graph, statistics, lengths.dtype), cutoff)
-    edges = zbl_edge_energies(lengths, charges[graph.neighbors], charges[:, None], radii, power)
+    senders = gather_senders(charges, graph.neighbors, graph.neighbor_mask, graph.reverse)
+    edges = zbl_edge_energies(lengths, senders, charges[:, None], radii, power)
     return jnp.sum(jnp.where(graph.neighbor_mask, edges, 0.0), axis=1)
 
 
 def radius_sum(graph: AtomGraph, statistics: ModelStatistics, dtype: jax.typing.DTypeLike) -> jax.Array:
-    """R_i + R_j of every slot, [N, K] Å (covalent radii of Cordero et al. 2008, the table of ASE)."""
+    """R_i + R_j of every slot, R_i at padded ones, [N, K] Å (covalent radii of Cordero et al. 2008, the table of ASE)."""
     from ase.data import covalent_radii
 
     radii = jnp.asarray(np.asarray(covalent_radii)[list(statistics.atomic_numbers)], dtype)[graph.species]
-    return radii[:, None] + radii[graph.neighbors]
+    return radii[:, None] + gather_senders(radii, graph.neighbors, graph.neighbor_mask, graph.reverse)

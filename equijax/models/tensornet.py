@@ -19,7 +19,7 @@ import pydantic
 from equijax.config.base import StrictModel
 from equijax.graph.atom_graph import AtomGraph
 from equijax.graph.neighbor_gather import gather_senders
-from equijax.graph.neighbor_pairs import PAIR_ROWS, NeighborPairs, collect, pairs_of, spread
+from equijax.graph.neighbor_pairs import PAIR_ROWS, AnyPairs, collect, pairs_of, spread
 from equijax.irreps.layout import degree_slice, layered, to_mul_ir
 from equijax.models.contract import ModelStatistics, NodeOutputs
 from equijax.models.reference import relative_to_isolated
@@ -115,7 +115,7 @@ class RadialBasis(nn.Module):
     config: TensorNetConfig
 
     @nn.compact
-    def __call__(self, lengths: jax.Array, pairs: NeighborPairs) -> _Radial:
+    def __call__(self, lengths: jax.Array, pairs: AnyPairs) -> _Radial:
         config, dtype = self.config, lengths.dtype
         constants = exp_normal_constants(config.cutoff, config.num_radial)
         if config.radial_basis == "parameters":
@@ -181,7 +181,7 @@ class Embedding(nn.Module):
         self.mix = DegreeDense(channels, lmax=2, use_bias=False)
 
     def __call__(
-        self, species: jax.Array, graph: AtomGraph, pairs: NeighborPairs, radial: _Radial, components: jax.Array
+        self, species: jax.Array, graph: AtomGraph, pairs: AnyPairs, radial: _Radial, components: jax.Array
     ) -> jax.Array:
         kernel, bias = self.species_pair.parameters(2 * self.config.channels, components.dtype)
         table = self.species(components.dtype)
@@ -211,11 +211,11 @@ class Embedding(nn.Module):
     ) -> jax.Array:  # fmt: skip
         """Linear in functions x components, which are therefore summed first, over the neighbours of each species."""
         num_nodes, num_neighbors, _ = components.shape
-        neighbor_species = jnp.asarray(graph.species)[graph.neighbors]
-        of_neighbor = jax.nn.one_hot(neighbor_species, self.num_species, dtype=components.dtype)
+        of_atom = of_species[:num_nodes]
+        of_neighbor = gather_senders(of_atom, graph.neighbors, graph.neighbor_mask, graph.reverse)
         geometry = (components[..., None] * of_neighbor[:, :, None]).reshape(num_nodes, num_neighbors, -1)
         moments = jnp.einsum("nkg,nkb->ngb", geometry, functions).reshape(num_nodes, 9, self.num_species, -1)
-        both = (of_species[:num_nodes] @ receiver)[:, None] + sender
+        both = (of_atom @ receiver)[:, None] + sender
         degrees = [jnp.sum((moments[:, degree_slice(l)] @ distance[l]) * both[:, None], axis=2) for l in range(3)]
         return jnp.concatenate(degrees, axis=1)
 
@@ -271,7 +271,7 @@ class Interaction(nn.Module):
         self.mix_in = DegreeDense(channels, lmax=2, use_bias=False)
         self.mix_out = DegreeDense(channels, lmax=2, use_bias=False)
 
-    def __call__(self, x: jax.Array, num_atoms: int, pairs: NeighborPairs, radial: _Radial) -> jax.Array:
+    def __call__(self, x: jax.Array, num_atoms: int, pairs: AnyPairs, radial: _Radial) -> jax.Array:
         config = self.config
         charge = 1.0 + 0.1 * config.total_charge
         weights, self_weights = self.radial_network(radial)

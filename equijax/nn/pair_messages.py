@@ -15,7 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from equijax.graph.neighbor_pairs import NeighborPairs, masked
+from equijax.graph.neighbor_gather import gather_senders
+from equijax.graph.neighbor_pairs import AnyPairs, NeighborPairs, SlotPairs, masked
 from equijax.irreps.layout import degree_slice
 from equijax.ops.bilinear import bilinear_primitive, set_transposes
 
@@ -23,8 +24,19 @@ BLOCK_RECEIVERS = 8
 PAIR_BLOCKS = 8
 
 
-def pair_sum(weights: jax.Array, x: jax.Array, pairs: NeighborPairs) -> jax.Array:
-    """weights [P, lmax+1, C] and features x [N, (lmax+1)², C] to [N, (lmax+1)², C]; see the module."""
+def pair_sum(weights: jax.Array, x: jax.Array, pairs: AnyPairs) -> jax.Array:
+    """weights [P, lmax+1, C] and features x [N, (lmax+1)², C] to [N, (lmax+1)², C]; see the module.
+
+    With atoms on other devices an edge has weights of its own and the senders are gathered first, [N, K, (lmax+1)², C].
+    """
+    if isinstance(pairs, SlotPairs):
+        senders = gather_senders(x, pairs.neighbors, pairs.slot_mask, pairs.halo)
+        per_slot = pairs.to_slots(weights)
+        degrees = [
+            jnp.einsum("nkrc,nkc->nrc", senders[:, :, degree_slice(l)], per_slot[:, :, l])
+            for l in range(weights.shape[1])
+        ]
+        return jnp.concatenate(degrees, axis=1)
     return _pair_sum.bind(weights, x, pairs.neighbors, pairs.slot_mask, pairs.pair, pairs.atoms, pairs.mask)
 
 

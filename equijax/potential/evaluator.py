@@ -11,6 +11,7 @@ import numpy as np
 
 from equijax.doctor import require_platform
 from equijax.graph.atom_graph import AtomGraph
+from equijax.graph.halo import AXIS
 from equijax.graph.padding import Capacity, CompileCounter, PaddingPolicy
 from equijax.out_of_memory import memory_errors
 from equijax.potential import derivatives
@@ -71,6 +72,28 @@ class Evaluator:
 
         return self.call("uncertain derivatives" if extra else "derivatives", run, graph, vectors)
 
+    def derivatives_of_shards(
+        self, shards: AtomGraph, vectors: np.ndarray, mesh: jax.sharding.Mesh
+    ) -> derivatives.Prediction:
+        """Energies, forces and stress from the graphs of D devices, see `equijax.graph.shards`, on a mesh of them.
+
+        Everything has an axis of D in front; energies and stresses are those of each device's own edges, to be added.
+        """
+        def run(params: Any, shards: AtomGraph, vectors: jax.Array) -> Any:
+            def one(params: Any, shard: AtomGraph, vectors: jax.Array) -> Any:
+                shard, vectors = jax.tree.map(lambda array: array[0], (shard, vectors))
+                prediction = derivatives.energy_and_derivatives(self.potential.module, params, shard, vectors)
+                return jax.tree.map(lambda array: array[None], prediction)
+
+            parts = jax.sharding.PartitionSpec(AXIS)
+            specs = (jax.sharding.PartitionSpec(), parts, parts)
+            # Primitives of this package do not know about varying axes, which are checked otherwise.
+            return jax.shard_map(one, mesh=mesh, in_specs=specs, out_specs=parts, check_vma=False)(
+                params, shards, vectors
+            )
+
+        return self.call(f"derivatives on devices {shards.reverse.sends.shape}", run, shards, vectors)
+
     def features(self, graph: AtomGraph, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Invariant features [G, P] of a padded batch, and minus their derivatives as in `feature_derivatives`."""
         columns = feature_columns(self.potential.model_config)
@@ -107,7 +130,8 @@ class Evaluator:
 
     def call(self, kind: str, run: Callable[..., Any], graph: AtomGraph, *arrays: Any) -> Any:
         """run(params, graph, *arrays) compiled once for this kind and shape of graph; trees of numpy arrays."""
-        capacity = Capacity(nodes=graph.num_nodes, neighbors=graph.num_neighbors, graphs=graph.num_graphs)
+        # The last axes, so that graphs may be stacked.
+        capacity = Capacity(*graph.neighbors.shape[-2:], graphs=graph.graph_mask.shape[-1])
         # A function of its own for every shape: dropping it from the table frees what was compiled for it.
         compiled = self.shapes.function(kind, capacity, lambda: jit(self._counter.wrap(run)))
         with precision(self.dtype), memory_errors(lambda: described(graph, self.dtype), lambda: self._fix(graph)):
@@ -116,7 +140,7 @@ class Evaluator:
     def _fix(self, graph: AtomGraph) -> str:
         """What needs less memory than this graph in this precision."""
         float32 = "dtype float32, which needs half; " if self.dtype == "float64" else ""
-        fewer = "fewer structures at once; " if np.count_nonzero(graph.graph_mask) > 1 else ""
+        fewer = "fewer structures at once; " if graph.graph_mask.ndim == 1 and graph.graph_mask.sum() > 1 else ""
         return (
             f"{float32}{fewer}energies, forces and stress in parts, more of them if there are some already: "
             "`equijax predict --parts 8`, Potential.predict(..., parts=8), EquijaxCalculator(..., parts=8)"
@@ -125,10 +149,10 @@ class Evaluator:
 
 def described(graph: AtomGraph, dtype: DType) -> str:
     """The size of a padded graph, for messages."""
-    structures = np.count_nonzero(graph.graph_mask)
+    structures = np.count_nonzero(graph.graph_mask) if graph.graph_mask.ndim == 1 else 1
     of = f" of {structures} structures" if structures > 1 else ""
-    atoms = np.count_nonzero(np.any(graph.neighbor_mask, axis=1) | graph.node_mask)
-    return f"{atoms} atoms{of} with {graph.num_neighbors} neighbour slots each in {dtype}"
+    atoms = np.count_nonzero(np.any(graph.neighbor_mask, axis=-1) | graph.node_mask)
+    return f"{atoms} atoms{of} with {graph.neighbors.shape[-1]} neighbour slots each in {dtype}"
 
 
 def pad_vectors(graph: AtomGraph, rows: np.ndarray, columns: np.ndarray, vectors: np.ndarray) -> np.ndarray:
