@@ -16,11 +16,11 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from equijax.calculators.skin_list import SkinList
 from equijax.dispersion import dispersion_of
 from equijax.errors import EquijaxError, EquijaxWarning
+from equijax.graph.atom_graph import AtomGraph
 from equijax.graph.batching import StructureGraph, batch
 from equijax.graph.padding import Capacity, PaddingPolicy
-from equijax.models.contract import NodeOutputs
 from equijax.models.target_labels import cartesian_value
-from equijax.potential.derivatives import Prediction, Uncertainty
+from equijax.potential.derivatives import Uncertainty
 from equijax.potential.evaluator import Evaluator, pad_vectors
 from equijax.potential.parts import check_parts, predict_in_parts
 from equijax.potential.potential import UNCERTAINTIES, Potential
@@ -42,8 +42,8 @@ class EquijaxCalculator(Calculator):
     float64 either way. `skin` (Å): extra range of the neighbour search, so that it is repeated only every few
     dozen steps; results do not depend on it. `padding`, `max_shapes`: how array shapes are rounded up and how
     many compiled shapes are kept; `compile_count` says how many compilations there were. `parts`: evaluate the
-    structure in so many parts, one after another, where it does not fit in memory at once; not for targets and
-    uncertainties.
+    structure in so many parts, one after another, where it does not fit in memory at once, or with as many `devices`
+    one on each of them at the same time; not for targets and uncertainties.
 
     Properties: `energy`, `free_energy` (eV, the same number), `energies` [N], `forces` [N, 3] eV/Å and, for periodic
     systems with a volume, `stress` [6] eV/Å³ in ASE's Voigt order xx, yy, zz, yz, xz, xy. Targets of the model are in
@@ -66,6 +66,7 @@ class EquijaxCalculator(Calculator):
         padding: PaddingPolicy | None = None,
         max_shapes: int = 16,
         parts: int = 1,
+        devices: int = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -89,8 +90,8 @@ class EquijaxCalculator(Calculator):
             self.implemented_properties = [*self.implemented_properties, *self.potential.uncertainties]
         if self.potential.has_dipole:
             self.implemented_properties = [*self.implemented_properties, "dipole"]
-        self.parts = parts
-        check_parts(self.potential, parts, tuple(self.potential.targets))
+        check_parts(parts, devices, tuple(self.potential.targets))
+        self.parts, self.devices = parts, devices
         self._evaluator = Evaluator(self.potential, self.dtype, padding or PaddingPolicy(), max_shapes)
         self._list = SkinList(self.potential.cutoff, skin, self.potential.elements)
         self._relaxation_steps = 0
@@ -142,10 +143,17 @@ class EquijaxCalculator(Calculator):
                 "stress: the system is not periodic or its cell has no volume, so a stress is not defined"
             )
         graph, vectors = self._list.edges(structure)
-        output = self._output(structure, graph, vectors, set(properties))
+        spare = spare_neighbors(structure, graph.max_neighbors)
         if not self.potential.has_energy:
-            self.results = self._targets(output, graph, structure)
+            self.results = self._targets(
+                self._evaluator.node_outputs(*self._padded(graph, vectors, spare)), graph, structure
+            )
             return
+        if self.parts > 1:
+            output = predict_in_parts(self._evaluator, graph, vectors, self.parts, self.devices, spare_neighbors=spare)
+        else:
+            uncertain = bool({"forces_uncertainty", "stress_uncertainty"} & set(properties))
+            output = self._evaluator.derivatives(*self._padded(graph, vectors, spare), uncertain)
         size = graph.num_nodes
         interaction = output.node_energies[:size].astype(np.float64)
         forces = output.forces[:size].astype(np.float64)
@@ -163,20 +171,10 @@ class EquijaxCalculator(Calculator):
         if self.dtype == "float32" and not self._warned:
             self._warn_about_float32(forces, system_changes, self.atoms.has("momenta"))
 
-    def _output(
-        self, structure: Structure, graph: StructureGraph, vectors: np.ndarray, properties: set[str]
-    ) -> Prediction | NodeOutputs:
-        """What the model says, without derivatives when there is no energy to differentiate."""
-        spare = spare_neighbors(structure, graph.max_neighbors)
-        if self.parts > 1:
-            return predict_in_parts(self._evaluator, graph, vectors, self.parts, spare_neighbors=spare)
+    def _padded(self, graph: StructureGraph, vectors: np.ndarray, spare: int) -> tuple[AtomGraph, np.ndarray]:
         capacity = self._evaluator.capacity(graph.num_nodes, graph.max_neighbors, spare_neighbors=spare)
         padded = batch([graph], capacity, self.dtype)
-        edges = pad_vectors(padded, graph.receivers, graph.slots, vectors)
-        if not self.potential.has_energy:
-            return self._evaluator.node_outputs(padded, edges)
-        uncertain = bool({"forces_uncertainty", "stress_uncertainty"} & properties)
-        return self._evaluator.derivatives(padded, edges, uncertain)
+        return padded, pad_vectors(padded, graph.receivers, graph.slots, vectors)
 
     def _add_uncertainties(self, found: Uncertainty, size: int, stress: bool) -> None:
         self.results["energy_uncertainty"] = float(found.energy[0])

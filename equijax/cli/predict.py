@@ -29,6 +29,9 @@ def predict(
     parts: Annotated[
         int, typer.Option(min=1, help="Evaluate every structure in so many parts, where it does not fit in memory.")
     ] = 1,
+    devices: Annotated[
+        int, typer.Option(min=1, help="Evaluate the parts, as many of them, at the same time on so many devices.")
+    ] = 1,
     born_charges: Annotated[
         bool, typer.Option("--born-charges", help="Also derivatives of the dipole by the positions, nine per atom.")
     ] = False,
@@ -82,7 +85,7 @@ def predict(
         chosen = [frames[i] for i in rows]
         if not chosen:
             continue
-        for i, result in zip(rows, potential.predict(chosen, properties, dtype=dtype, parts=parts)):
+        for i, result in zip(rows, potential.predict(chosen, properties, dtype=dtype, parts=parts, devices=devices)):
             for name, config in potential.targets.items():
                 place = frames[i].arrays if config.per == "atom" else frames[i].info
                 place[name] = written(config, result[name])

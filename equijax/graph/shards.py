@@ -10,7 +10,7 @@ import numpy as np
 from equijax.graph.atom_graph import AtomGraph
 from equijax.graph.batching import StructureGraph
 from equijax.graph.halo import Halo
-from equijax.graph.padding import PaddingPolicy, rung
+from equijax.graph.padding import Capacity
 from equijax.graph.partition import owners
 from equijax.precision import DType
 
@@ -19,18 +19,16 @@ from equijax.precision import DType
 class ShardPlan:
     """Who owns what, for a structure of A atoms and E edges on D devices.
 
-    `owner` [A] device and `row` [A] of every atom there; `sender_row` [E] and `slot` [E]: place of the sender of every
-    edge among the rows of senders of the device of its receiver, and its column there. Sizes are padded: N `rows` of
-    atoms with a ghost, K `neighbors`, S `sent` atoms from one device to another; as in `Halo`.
+    `owner` [A] device and `row` [A] of every atom there; `crosses` [E] True for edges whose sender is on another device
+    than their receiver; `place` [E] the row of the sender on its device, or, where the edge crosses, its place in what
+    that device sends; `sends` [D, D, S], by sender and receiver, rows of the atoms that are sent, the rest zeros.
     """
 
     owner: np.ndarray
     row: np.ndarray
-    sender_row: np.ndarray
-    slot: np.ndarray
+    crosses: np.ndarray
+    place: np.ndarray
     sends: np.ndarray
-    rows: int
-    neighbors: int
 
     @property
     def devices(self) -> int:
@@ -41,79 +39,82 @@ class ShardPlan:
         """S, what one device sends to another at most."""
         return self.sends.shape[2]
 
+    @property
+    def atoms(self) -> int:
+        """Atoms of one device at most."""
+        return int(np.bincount(self.owner).max())
 
-def shard_plan(graph: StructureGraph, devices: int, policy: PaddingPolicy) -> ShardPlan:
-    """Parts of equal numbers of atoms in which the fewest neighbours are on other devices."""
+
+def shard_plan(graph: StructureGraph, devices: int) -> ShardPlan:
+    """Parts of equal numbers of atoms, with few neighbours on other devices."""
     owner = owners(graph, devices, graph.cutoff)
-    order = np.argsort(owner, kind="stable")
     counts = np.bincount(owner, minlength=devices)
+    order = np.argsort(owner, kind="stable")
     row = np.empty(graph.num_nodes, np.int64)
     row[order] = np.arange(graph.num_nodes) - np.repeat(np.cumsum(counts) - counts, counts)
-    rows = rung(int(counts.max()) + 1, policy.ratio, policy.node_multiple)
-    neighbors = rung(max(graph.max_neighbors, 1), policy.ratio, policy.neighbor_multiple)
 
     source, target = owner[graph.senders], owner[graph.receivers]
-    crossing = np.flatnonzero(source != target)
-    # Every atom once for each device that needs it, sorted by that device, by the one that has it, and by atom.
-    keys = (target[crossing] * devices + source[crossing]) * graph.num_nodes + graph.senders[crossing]
-    needed, place = np.unique(keys, return_inverse=True)
-    pair, atom = needed // graph.num_nodes, needed % graph.num_nodes
-    pair_counts = np.bincount(pair, minlength=devices * devices)
-    index = np.arange(len(needed)) - (np.cumsum(pair_counts) - pair_counts)[pair]
-    sent = rung(max(int(pair_counts.max(initial=0)), 1), policy.ratio, policy.node_multiple)
-    sends = np.zeros((devices, devices, sent), np.int32)  # by sender, receiver
-    sends[pair % devices, pair // devices, index] = row[atom]
-    sender_row = row[graph.senders]
-    sender_row[crossing] = rows + source[crossing] * sent + index[place]
-    return ShardPlan(owner, row, sender_row, graph.slots, sends, rows, neighbors)
+    crosses = source != target
+    edges = np.flatnonzero(crosses)
+    # Every atom once for each device that needs it, ordered by sender, receiver and atom.
+    keys = (source[edges] * devices + target[edges]) * graph.num_nodes + graph.senders[edges]
+    needed, which = np.unique(keys, return_inverse=True)
+    pair, atom = np.divmod(needed, graph.num_nodes)
+    per_pair = np.bincount(pair, minlength=devices**2)
+    index = np.arange(len(needed)) - (np.cumsum(per_pair) - per_pair)[pair]
+    sends = np.zeros((devices**2, int(per_pair.max(initial=1))), np.int32)
+    sends[pair, index] = row[atom]
+    place = row[graph.senders]
+    place[edges] = index[which]
+    return ShardPlan(owner, row, crosses, place, sends.reshape(devices, devices, -1))
 
 
-def shard(graph: StructureGraph, plan: ShardPlan, dtype: DType) -> AtomGraph:
-    """The graphs of all devices, every array with an axis of D in front."""
-    devices, n, k = plan.devices, plan.rows, plan.neighbors
-    at = (plan.owner, plan.row)
-    place = plan.owner[graph.receivers], plan.row[graph.receivers], plan.slot
+def shard(
+    graph: StructureGraph, plan: ShardPlan, vectors: np.ndarray, capacity: Capacity, sent: int, dtype: DType
+) -> tuple[AtomGraph, np.ndarray]:
+    """The graphs of all devices and the vectors at their slots, every array with an axis of D in front.
+
+    `vectors` [E, 3] belong to the edges of `graph`; `capacity` is that of one device, which sends `sent` atoms to each.
+    """
+    devices, n, k = plan.devices, capacity.nodes, capacity.neighbors
+    source, target = plan.owner[graph.senders], plan.owner[graph.receivers]
+    senders = np.where(plan.crosses, n + source * sent + plan.place, plan.place)
+    atoms = (plan.owner, plan.row)
+    edges = (target, plan.row[graph.receivers], graph.slots)
 
     def filled(shape: tuple[int, ...], value: Any, kind: Any, where: tuple[np.ndarray, ...], what: Any) -> np.ndarray:
         array = np.full((devices, *shape), value, kind)
         array[where] = what
         return array
 
-    node_mask = filled((n,), False, bool, at, True)
-    cell = np.stack([graph.cell, np.eye(3)]).astype(dtype)
-    slots, slot_mask = _sent_slots(graph, plan)
-    return AtomGraph(
-        positions=filled((n, 3), 0, dtype, at, graph.positions),
-        species=filled((n,), 0, np.int32, at, graph.species),
-        node_graph=np.where(node_mask, 0, 1).astype(np.int32),
-        node_mask=node_mask,
-        neighbors=filled((n, k), n - 1, np.int32, place, plan.sender_row),
-        neighbor_mask=filled((n, k), False, bool, place, True),
-        shifts=filled((n, k, 3), 0, dtype, place, graph.shifts),
-        reverse=Halo(plan.sends, slots, slot_mask),
-        cell=np.repeat(cell[None], devices, axis=0),
-        graph_mask=np.repeat(np.array([[True, False]]), devices, axis=0),
+    node_mask = filled((n,), False, bool, atoms, True)
+    flat = edges[1] * k + graph.slots
+    slots, slot_mask = _sent_slots(target * (n + devices * sent) + senders, flat, devices * (n + devices * sent), k)
+    halo = Halo(
+        sends=np.pad(plan.sends, ((0, 0), (0, 0), (0, sent - plan.sent))),
+        slots=slots.reshape(devices, -1, k),
+        slot_mask=slot_mask.reshape(devices, -1, k),
     )
+    graphs = AtomGraph(
+        positions=filled((n, 3), 0, dtype, atoms, graph.positions),
+        species=filled((n,), 0, np.int32, atoms, graph.species),
+        node_graph=np.where(node_mask, 0, capacity.graphs - 1).astype(np.int32),
+        node_mask=node_mask,
+        neighbors=filled((n, k), n - 1, np.int32, edges, senders),
+        neighbor_mask=filled((n, k), False, bool, edges, True),
+        shifts=filled((n, k, 3), 0, dtype, edges, graph.shifts),
+        reverse=halo,
+        cell=np.tile(np.stack([graph.cell, *[np.eye(3)] * (capacity.graphs - 1)]).astype(dtype), (devices, 1, 1, 1)),
+        graph_mask=np.tile(np.arange(capacity.graphs) < 1, (devices, 1)),
+    )
+    return graphs, filled((n, k, 3), 3.0**-0.5, dtype, edges, vectors)  # padded slots as in `pad_vectors`
 
 
-def shard_vectors(graph: StructureGraph, plan: ShardPlan, vectors: np.ndarray, dtype: DType) -> np.ndarray:
-    """Vectors [E, 3] of the edges at their slots, [D, N, K, 3]; padded slots as in `pad_vectors`."""
-    padded = np.full((plan.devices, plan.rows, plan.neighbors, 3), 3.0**-0.5, dtype)
-    padded[plan.owner[graph.receivers], plan.row[graph.receivers], plan.slot] = vectors
-    return padded
-
-
-def _sent_slots(graph: StructureGraph, plan: ShardPlan) -> tuple[np.ndarray, np.ndarray]:
-    """`slots` and `slot_mask` of every device, [D, R, K]."""
-    senders = plan.rows + plan.devices * plan.sent
-    flat = plan.row[graph.receivers] * plan.neighbors + plan.slot
-    sender = plan.owner[graph.receivers] * senders + plan.sender_row
-    order = np.argsort(sender, kind="stable")
-    counts = np.bincount(sender, minlength=plan.devices * senders)
-    column = np.arange(len(order)) - (np.cumsum(counts) - counts)[sender[order]]
-    slots = np.zeros((plan.devices * senders, plan.neighbors), np.int32)
-    mask = np.zeros(slots.shape, bool)
-    slots[sender[order], column] = flat[order]
-    mask[sender[order], column] = True
-    shape = (plan.devices, senders, plan.neighbors)
-    return slots.reshape(shape), mask.reshape(shape)
+def _sent_slots(senders: np.ndarray, flat: np.ndarray, rows: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Slots `flat` [E] listed by their `senders` [E], [rows, width], and where there are any."""
+    order = np.argsort(senders, kind="stable")
+    counts = np.bincount(senders, minlength=rows)
+    at = (senders[order], np.arange(len(order)) - (np.cumsum(counts) - counts)[senders[order]])
+    slots, mask = np.zeros((rows, width), np.int32), np.zeros((rows, width), bool)
+    slots[at], mask[at] = flat[order], True
+    return slots, mask

@@ -31,7 +31,7 @@ def zbl_energies(
 
 
 def radius_sum(graph: AtomGraph, statistics: ModelStatistics, dtype: jax.typing.DTypeLike) -> jax.Array:
-    """R_i + R_j of every slot, R_i at padded ones, [N, K] Å (covalent radii of Cordero et al. 2008, the table of ASE)."""
+    """R_i + R_j of every slot, R_i at padded ones, [N, K] Å: covalent radii of Cordero et al. 2008, as in ASE."""
     from ase.data import covalent_radii
 
     radii = jnp.asarray(np.asarray(covalent_radii)[list(statistics.atomic_numbers)], dtype)[graph.species]

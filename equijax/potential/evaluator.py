@@ -12,10 +12,11 @@ import numpy as np
 from equijax.doctor import require_platform
 from equijax.graph.atom_graph import AtomGraph
 from equijax.graph.halo import AXIS
-from equijax.graph.padding import Capacity, CompileCounter, PaddingPolicy
+from equijax.graph.padding import Capacity, CompileCounter, PaddingPolicy, rung
 from equijax.out_of_memory import memory_errors
 from equijax.potential import derivatives
 from equijax.potential.compiled_shapes import CompiledShapes
+from equijax.potential.derivatives import Prediction
 from equijax.potential.last_layer import feature_columns, feature_derivatives
 from equijax.potential.strain import StrainDerivatives, strain_derivatives
 from equijax.potential.uncertainty import uncertain_prediction
@@ -38,6 +39,7 @@ class Evaluator:
         self.dtype = dtype
         self.shapes = CompiledShapes(padding, max_shapes)
         self._counter = CompileCounter()
+        self._room_to_send = 0
         require_platform()
         with precision(dtype):
             cast = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), dict(potential.params))
@@ -52,6 +54,12 @@ class Evaluator:
         """The padded shape for real atoms, neighbours per atom and structures; see `CompiledShapes.choose`."""
         return self.shapes.choose(num_nodes, num_neighbors, num_graphs, spare_neighbors)
 
+    def room_to_send(self, atoms: int) -> int:
+        """Padded number of atoms that one device sends to another: the one before as long as it fits well."""
+        if not atoms <= self._room_to_send <= 2 * atoms:
+            self._room_to_send = rung(atoms, self.shapes.policy.ratio, self.shapes.policy.node_multiple)
+        return self._room_to_send
+
     def node_outputs(self, graph: AtomGraph, vectors: np.ndarray) -> Any:
         """NodeOutputs of the model, no derivatives."""
 
@@ -60,7 +68,7 @@ class Evaluator:
 
         return self.call("node_outputs", run, graph, vectors)
 
-    def derivatives(self, graph: AtomGraph, vectors: np.ndarray, uncertain: bool = False) -> derivatives.Prediction:
+    def derivatives(self, graph: AtomGraph, vectors: np.ndarray, uncertain: bool = False) -> Prediction:
         """Energies, forces and stress of a padded batch, with the uncertainties that cost nothing.
 
         `uncertain` asks for those of forces and stress also where they take longer, see `uncertain_prediction`.
@@ -72,13 +80,12 @@ class Evaluator:
 
         return self.call("uncertain derivatives" if extra else "derivatives", run, graph, vectors)
 
-    def derivatives_of_shards(
-        self, shards: AtomGraph, vectors: np.ndarray, mesh: jax.sharding.Mesh
-    ) -> derivatives.Prediction:
+    def derivatives_of_shards(self, shards: AtomGraph, vectors: np.ndarray, mesh: jax.sharding.Mesh) -> Prediction:
         """Energies, forces and stress from the graphs of D devices, see `equijax.graph.shards`, on a mesh of them.
 
         Everything has an axis of D in front; energies and stresses are those of each device's own edges, to be added.
         """
+
         def run(params: Any, shards: AtomGraph, vectors: jax.Array) -> Any:
             def one(params: Any, shard: AtomGraph, vectors: jax.Array) -> Any:
                 shard, vectors = jax.tree.map(lambda array: array[0], (shard, vectors))
@@ -131,7 +138,8 @@ class Evaluator:
     def call(self, kind: str, run: Callable[..., Any], graph: AtomGraph, *arrays: Any) -> Any:
         """run(params, graph, *arrays) compiled once for this kind and shape of graph; trees of numpy arrays."""
         # The last axes, so that graphs may be stacked.
-        capacity = Capacity(*graph.neighbors.shape[-2:], graphs=graph.graph_mask.shape[-1])
+        nodes, neighbors = graph.neighbors.shape[-2:]
+        capacity = Capacity(nodes, neighbors, graph.graph_mask.shape[-1])
         # A function of its own for every shape: dropping it from the table frees what was compiled for it.
         compiled = self.shapes.function(kind, capacity, lambda: jit(self._counter.wrap(run)))
         with precision(self.dtype), memory_errors(lambda: described(graph, self.dtype), lambda: self._fix(graph)):

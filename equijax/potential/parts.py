@@ -1,12 +1,15 @@
-"""One structure evaluated in parts, exactly: each part holds the atoms that the energies of its own ones depend on.
+"""One structure evaluated in parts, exactly: one part after another on one device, or one on each of several.
 
-The energy is the sum over the atoms that a part owns; forces and stress are sums over parts of minus the derivatives of
-that. No part knows of another, so the largest array on the device is as large as one part with its halo. The price is
-that what happens in a halo is computed again: see docs/large_structures.md for how much that is.
+One after another, a part holds the atoms that the energies of its own ones depend on. The energy is the sum over the
+atoms that a part owns; forces and stress are sums over parts of minus the derivatives of that. Only one part at a time
+is in the device's memory, and what happens in a halo is computed again. On several devices nothing is: they hold their
+own atoms only and exchange the features of neighbours in every layer (`equijax.graph.halo`).
+docs/large_structures.md says what either costs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -16,27 +19,31 @@ from equijax.errors import EquijaxError
 from equijax.graph.batching import StructureGraph
 from equijax.graph.halo import AXIS
 from equijax.graph.partition import Part, split
-from equijax.graph.shards import shard, shard_plan, shard_vectors
+from equijax.graph.shards import shard, shard_plan
 from equijax.models.contract import NodeOutputs
 from equijax.potential.derivatives import Prediction
+from equijax.potential.evaluator import Evaluator, pad_vectors
 
 if TYPE_CHECKING:
-    from equijax.potential.evaluator import Evaluator
     from equijax.potential.potential import Potential
 
 IN_PARTS = ("energy", "energies", "forces", "stress", "node_features")
 """Properties that are sums over parts, or belong to one atom."""
 
 
-def check_parts(potential: Potential, parts: int, properties: tuple[str, ...], key: str = "parts") -> None:
-    """Raise EquijaxError when there is no such number of parts, or a property cannot be had in parts."""
-    if parts < 1:
-        raise EquijaxError(f"{key} is {parts}; expected 1 or more")
+def check_parts(parts: int, devices: int, properties: Sequence[str]) -> None:
+    """Raise EquijaxError when there are no such numbers of parts and devices, or a property cannot be had in parts."""
+    if parts < 1 or devices < 1:
+        raise EquijaxError(f"parts is {parts} and devices is {devices}; expected 1 or more")
+    if devices > 1 and parts != devices:
+        raise EquijaxError(
+            f"devices is {devices} and parts is {parts}; expected parts {devices}, one for every device, or devices 1"
+        )
     if parts == 1:
         return
     for name in properties:
         if name not in IN_PARTS:
-            raise EquijaxError(f"{key}: there is no {name} in parts; expected {', '.join(IN_PARTS)}")
+            raise EquijaxError(f"parts: there is no {name} in parts; expected {', '.join(IN_PARTS)}")
 
 
 def predict_in_parts(
@@ -44,43 +51,46 @@ def predict_in_parts(
     graph: StructureGraph,
     vectors: np.ndarray,
     parts: int,
+    devices: int = 1,
     derivatives: bool = True,
     spare_neighbors: int = 0,
 ) -> Prediction:
-    """What `Evaluator.derivatives` says about one structure, from `parts` parts one after another.
+    """What `Evaluator.derivatives` says about one structure, from `parts` parts: one after another, or with `devices`
+    all at the same time, each on its own.
 
     `vectors` [E, 3] float64 are those of the edges of `graph`. The result has the rows of the structure and no ghosts,
     [N] and [1], in numpy; energies of atoms in the precision of the evaluator, what is added up over parts in float64.
-    All parts have one padded shape, a new one with room for `spare_neighbors`. Without `derivatives` forces and stress
-    are None.
+    All parts have one padded shape, a new one with room for `spare_neighbors`. Without `derivatives` the parts that
+    come one after another leave out forces and stress.
     """
+    if devices > 1:
+        return _on_devices(evaluator, graph, vectors, devices, spare_neighbors)
     pieces = split(graph, parts, evaluator.potential.model_config.num_hops)
     nodes = max(piece.graph.num_nodes for piece in pieces)
     neighbors = max(piece.graph.max_neighbors for piece in pieces)
     capacity = evaluator.capacity(nodes, neighbors, spare_neighbors=spare_neighbors)
+    run = evaluator.derivatives if derivatives else evaluator.node_outputs
     whole = _Sums(graph.num_nodes)
     for piece in pieces:
         padded = piece.padded(capacity, evaluator.dtype)
-        edges = pad_edges(padded, piece, vectors)
-        run = evaluator.derivatives if derivatives else evaluator.node_outputs
+        edges = pad_vectors(padded, piece.graph.receivers, piece.graph.slots, vectors[piece.edges])
         whole.add(piece, run(padded, edges))
     return whole.prediction(evaluator.potential)
 
 
-def predict_on_devices(evaluator: Evaluator, graph: StructureGraph, vectors: np.ndarray, devices: int) -> Prediction:
-    """The same from one part on each of `devices` at the same time, as `predict_in_parts` gives it.
-
-    Devices exchange features in every layer, and nothing is computed twice.
-    """
-    plan = shard_plan(graph, devices, evaluator.shapes.policy)
-    shards = shard(graph, plan, evaluator.dtype)
-    output = evaluator.derivatives_of_shards(shards, shard_vectors(graph, plan, vectors, evaluator.dtype), mesh(devices))
+def _on_devices(
+    evaluator: Evaluator, graph: StructureGraph, vectors: np.ndarray, devices: int, spare_neighbors: int
+) -> Prediction:
+    plan = shard_plan(graph, devices)
+    capacity = evaluator.capacity(plan.atoms, graph.max_neighbors, spare_neighbors=spare_neighbors)
+    shards, edges = shard(graph, plan, vectors, capacity, evaluator.room_to_send(plan.sent), evaluator.dtype)
+    output = evaluator.derivatives_of_shards(shards, edges, mesh(devices))
     at = (plan.owner, plan.row)
-    sizes = np.bincount(plan.owner, minlength=devices)[plan.owner]
     energies = output.node_energies[at]
+    sizes = np.bincount(plan.owner)[plan.owner]
     energies = energies + _of_structure(evaluator.potential, graph.num_nodes, sizes).astype(energies.dtype)
-    stress = None if output.stress is None else output.stress[:, :1].sum(axis=0, dtype=np.float64)
     forces = output.forces[at].astype(np.float64)
+    stress = None if output.stress is None else output.stress[:, :1].sum(axis=0, dtype=np.float64)
     return Prediction(energies.sum(dtype=np.float64)[None], energies, output.node_features[at], forces, stress)
 
 
@@ -94,13 +104,6 @@ def mesh(devices: int) -> jax.sharding.Mesh:
             f"{cpu if there[0].platform == 'cpu' else ''}"
         )
     return jax.sharding.Mesh(np.array(there[:devices]), (AXIS,))
-
-
-def pad_edges(padded: Any, piece: Part, vectors: np.ndarray) -> np.ndarray:
-    """Vectors of the whole structure's edges at the slots of a part, as `pad_vectors` makes them."""
-    from equijax.potential.evaluator import pad_vectors
-
-    return pad_vectors(padded, piece.graph.receivers, piece.graph.slots, vectors[piece.edges])
 
 
 class _Sums:

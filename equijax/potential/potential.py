@@ -217,6 +217,7 @@ class Potential:
         dtype: DType | None = None,
         padding: PaddingPolicy | None = None,
         parts: int = 1,
+        devices: int = 1,
     ) -> Any:
         """Properties of a Structure or an ASE Atoms (a dict), or of a list of them (a list of dicts).
 
@@ -237,7 +238,8 @@ class Potential:
 
         Targets without a Cartesian form are given as irreps. All values are numpy arrays; energies are float64, the
         rest has the precision of the calculation. `parts` above one evaluates each structure in so many parts, one
-        after another, for structures that do not fit in memory: `equijax.potential.parts` says which properties.
+        after another, for structures that do not fit in memory; with as many `devices` all parts at the same time, one
+        on each. `equijax.potential.parts` says which properties.
         Raises EquijaxError for unknown properties and elements, and for what `neighbor_list` refuses.
         """
         from equijax.potential.prediction import predict
@@ -267,7 +269,7 @@ class Potential:
                 )
         single = not isinstance(structures, Sequence) or hasattr(structures, "get_positions")
         frames = [as_structure(item) for item in ([structures] if single else structures)]
-        results = predict(self, frames, tuple(properties), self._model_evaluator(dtype, padding), parts)
+        results = predict(self, frames, tuple(properties), self._model_evaluator(dtype, padding), parts, devices)
         return results[0] if single else results
 
     def _require_uncertainty(self, name: str) -> None:

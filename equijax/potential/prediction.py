@@ -35,9 +35,10 @@ def predict(
     properties: tuple[str, ...],
     evaluator: Evaluator,
     parts: int = 1,
+    devices: int = 1,
 ) -> list[Result]:
     """One dict per structure with the properties asked for, in their order; see `Potential.predict`."""
-    check_parts(potential, parts, properties)
+    check_parts(parts, devices, properties)
     for structure in structures:
         if len(structure) == 0:
             raise located("has no atoms", file=structure.file, frame=structure.frame)
@@ -68,7 +69,7 @@ def predict(
     results: list[Result] = [{} for _ in structures]
     if parts > 1:
         for structure, whole, result in zip(structures, graphs, results, strict=True):
-            result |= _predict_in_parts(evaluator, whole, structure.atomic_numbers, properties, parts)
+            result |= _predict_in_parts(evaluator, whole, structure.atomic_numbers, properties, parts, devices)
     for indices in similar_batches(graphs) if parts == 1 else ():
         members = [graphs[i] for i in indices]
         numbers = [structures[i].atomic_numbers for i in indices]
@@ -163,10 +164,15 @@ def _predict_batch(
 
 
 def _predict_in_parts(
-    evaluator: Evaluator, graph: StructureGraph, numbers: np.ndarray, properties: tuple[str, ...], parts: int
+    evaluator: Evaluator,
+    graph: StructureGraph,
+    numbers: np.ndarray,
+    properties: tuple[str, ...],
+    parts: int,
+    devices: int,
 ) -> Result:
     needs_derivatives = bool({"forces", "stress"} & set(properties))
-    output = predict_in_parts(evaluator, graph, graph.vectors(), parts, needs_derivatives)
+    output = predict_in_parts(evaluator, graph, graph.vectors(), parts, devices, needs_derivatives)
     energies = evaluator.potential.isolated_energies(numbers) + output.node_energies.astype(np.float64)
     result = {"energy": energies.sum(), "energies": energies, "node_features": output.node_features}
     if needs_derivatives:
