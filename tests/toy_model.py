@@ -76,10 +76,10 @@ def stretched(name: str) -> Any:
 
 
 def toy_potential(
-    elements: tuple[int, ...] = (1, 6, 8), cutoff: float = 4.0, dtype: str = "float32", seed: int = 0
+    elements: tuple[int, ...] = (1, 6, 8), cutoff: float = 4.0, dtype: str = "float32", seed: int = 0, channels: int = 4
 ) -> Potential:
     """A toy with seeded parameters and made-up atomic energies."""
-    config = ToyConfig(cutoff=cutoff)
+    config = ToyConfig(cutoff=cutoff, channels=channels)
     statistics = ModelStatistics(atomic_numbers=elements, avg_num_neighbors=5.0)
     rng = np.random.Generator(np.random.Philox(seed))
     shapes = parameter_shapes(config.build(statistics))

@@ -43,13 +43,16 @@ class CompiledShapes:
         for shape in shapes:
             self._touch(shape)
 
-    def choose(self, num_nodes: int, num_neighbors: int, num_graphs: int = 1, spare_neighbors: int = 0) -> Capacity:
+    def choose(
+        self, num_nodes: int, num_neighbors: int, num_graphs: int = 1, spare_neighbors: int = 0, is_part: bool = False
+    ) -> Capacity:
         """A shape for real atoms, the largest number of neighbours of an atom, and real structures.
 
-        A new shape gets room for `spare_neighbors` more neighbours.
+        A new shape gets room for `spare_neighbors` more neighbours. Parts of a structure, which are made to need little
+        memory, get shapes that are at most a step of the policy larger than they need in either direction.
         """
         tight = self.policy.capacity(num_nodes, num_neighbors, num_graphs)
-        limit = max(SMALL_SLOTS, 2 * tight.edges)
+        limit = max(SMALL_SLOTS, (self.policy.ratio**2 if is_part else 2) * tight.edges)
         fitting = [
             shape
             for shape in self._shapes
@@ -58,7 +61,7 @@ class CompiledShapes:
         if fitting:
             return min(fitting, key=lambda shape: (shape.edges, shape))
         roomy = self.policy.capacity(num_nodes, num_neighbors + spare_neighbors, num_graphs)
-        return roomy if self._shapes_made < 2 else coarse(roomy)
+        return roomy if is_part or self._shapes_made < 2 else coarse(roomy)
 
     def function(self, kind: str, shape: Capacity, make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
         """The compiled function of this kind and shape, made by `make` when it is not there."""

@@ -50,9 +50,11 @@ class Evaluator:
         """Number of times a function was traced and compiled so far."""
         return self._counter.count
 
-    def capacity(self, num_nodes: int, num_neighbors: int, num_graphs: int = 1, spare_neighbors: int = 0) -> Capacity:
+    def capacity(
+        self, num_nodes: int, num_neighbors: int, num_graphs: int = 1, spare_neighbors: int = 0, is_part: bool = False
+    ) -> Capacity:
         """The padded shape for real atoms, neighbours per atom and structures; see `CompiledShapes.choose`."""
-        return self.shapes.choose(num_nodes, num_neighbors, num_graphs, spare_neighbors)
+        return self.shapes.choose(num_nodes, num_neighbors, num_graphs, spare_neighbors, is_part)
 
     def room_to_send(self, atoms: int) -> int:
         """Padded number of atoms that one device sends to another: the one before as long as it fits well."""

@@ -68,7 +68,7 @@ def predict_in_parts(
     pieces = split(graph, parts, evaluator.potential.model_config.num_hops)
     nodes = max(piece.graph.num_nodes for piece in pieces)
     neighbors = max(piece.graph.max_neighbors for piece in pieces)
-    capacity = evaluator.capacity(nodes, neighbors, spare_neighbors=spare_neighbors)
+    capacity = evaluator.capacity(nodes, neighbors, spare_neighbors=spare_neighbors, is_part=True)
     run = evaluator.derivatives if derivatives else evaluator.node_outputs
     whole = _Sums(graph.num_nodes)
     for piece in pieces:
@@ -82,7 +82,7 @@ def _on_devices(
     evaluator: Evaluator, graph: StructureGraph, vectors: np.ndarray, devices: int, spare_neighbors: int
 ) -> Prediction:
     plan = shard_plan(graph, devices)
-    capacity = evaluator.capacity(plan.atoms, graph.max_neighbors, spare_neighbors=spare_neighbors)
+    capacity = evaluator.capacity(plan.atoms, graph.max_neighbors, spare_neighbors=spare_neighbors, is_part=True)
     shards, edges = shard(graph, plan, vectors, capacity, evaluator.room_to_send(plan.sent), evaluator.dtype)
     output = evaluator.derivatives_of_shards(shards, edges, mesh(devices))
     at = (plan.owner, plan.row)

@@ -12,7 +12,6 @@ from equijax.errors import EquijaxError
 from equijax.md.engine import Engine
 from equijax.md.pair_search import Room
 from equijax.out_of_memory import OutOfMemoryError, is_out_of_memory, memory_errors, out_of_memory
-from equijax.potential.potential import Potential
 from tests.toy_model import stretched, toy_potential
 
 LIMITED = """
@@ -20,11 +19,11 @@ import resource
 import numpy as np
 from ase.build import bulk
 from equijax.out_of_memory import OutOfMemoryError
-from tests.faults.test_out_of_memory import small_mace
+from tests.toy_model import toy_potential
 
-potential = small_mace()
+potential = toy_potential((29,), cutoff=3.0, channels=64)
 bar = bulk("Cu", cubic=True) * (2, 2, 1600)
-expected = potential.predict(bar[:32], ("energy",))  # everything that is loaded on first use
+potential.predict(bar[:32])  # everything that is loaded on first use
 size = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize"))
 resource.setrlimit(resource.RLIMIT_AS, (size * 1024 + {room} * 2**20,) * 2)
 try:
@@ -36,25 +35,9 @@ print(result["forces"].shape, np.isfinite(result["energy"]))
 """
 
 
-def small_mace() -> Potential:
-    import jax
-
-    from equijax.models import MACEConfig, ModelStatistics
-    from equijax.potential.potential import parameter_shapes
-
-    config = MACEConfig(
-        cutoff=3.0, hidden_irreps="32x0e", lmax=2, num_layers=1, correlation=1, radial_mlp=(8,), num_bessel=4
-    )
-    statistics = ModelStatistics(atomic_numbers=(29,), avg_num_neighbors=12.0)
-    rng = np.random.default_rng(0)
-    shapes = parameter_shapes(config.build(statistics))
-    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype("float32"), shapes)
-    return Potential(config, statistics, {29: 0.0}, params)
-
-
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_AS")
 def test_a_large_structure_fails_with_a_message_and_works_in_parts():
-    command = [sys.executable, "-c", LIMITED.format(room=120)]
+    command = [sys.executable, "-c", LIMITED.format(room=150)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     message, result = done.stdout.splitlines()

@@ -74,3 +74,16 @@ def test_remembered_shapes_are_chosen_again():
     second.remember(first.known)
     sizes = [(500, k) for k in (40, 60, 41, 61, 90)]
     assert [second.choose(*size) for size in sizes] == [first.choose(*size) for size in sizes]
+
+
+def test_parts_stay_tight_after_many_shapes():
+    shapes = CompiledShapes(PaddingPolicy())
+    for nodes in (4000, 2500, 1300, 700):
+        visit(shapes, nodes, 20)
+    known = set(shapes.known)
+    part = shapes.choose(900, 18, is_part=True)
+    assert part == shapes.policy.capacity(900, 18, 1)
+    shapes.function("f", part, lambda: lambda: None)
+    assert part not in known
+    assert shapes.choose(850, 18, is_part=True) == part
+    assert shapes.choose(400, 18, is_part=True) not in (part, *known)
