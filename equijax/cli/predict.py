@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from equijax.cli.evaluate import UncertaintyOption, check_dtype
-from equijax.errors import located
+from equijax.errors import EquijaxWarning, located
 
 if TYPE_CHECKING:
     from equijax.models.targets import TargetConfig
@@ -41,6 +41,7 @@ def predict(
     Of models with uncertainties also these: energy_uncertainty, forces_uncertainty, stress_uncertainty (Voigt order).
     """
     import io
+    import warnings
 
     import ase.io
     from ase.calculators.singlepoint import SinglePointCalculator
@@ -70,6 +71,9 @@ def predict(
     if output.suffix == ".npz":
         raise located("is not an extended XYZ file", file=output, key="--output", expected="a name ending in .xyz")
     potential = load_potential(model)
+    if parts > 1 and uncertainty and potential.uncertainties:
+        warnings.warn("uncertainties are left out: there are none in parts", EquijaxWarning, stacklevel=2)
+        uncertainty = False
     if dispersion is not None:
         potential = potential.with_dispersion(dispersion)
     images = read_images(structures)
