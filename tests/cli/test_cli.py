@@ -208,6 +208,24 @@ def test_predict_writes_what_the_model_says_and_not_the_labels(run_directory, tm
     assert cli.run([*words, "--overwrite"]) == 0
 
 
+@pytest.mark.slow
+def test_predict_in_parts_writes_the_same(run_directory, tmp_path, capsys):
+    import ase.io
+
+    model, start = str(run_directory / "model.safetensors"), tmp_path / "start.xyz"
+    ase.io.write(start, ase.io.read("data/ethanol/test_300K.xyz", index=":3"))
+    outputs = [tmp_path / "whole.xyz", tmp_path / "parts.xyz"]
+    for output, options in zip(outputs, ([], ["--parts", "3"]), strict=True):
+        assert cli.run(["predict", model, str(start), "--output", str(output), *options]) == 0
+    whole, parts = (ase.io.read(output, index=":") for output in outputs)
+    for one, other in zip(whole, parts, strict=True):
+        assert other.get_potential_energy() == pytest.approx(one.get_potential_energy(), abs=1e-4)
+        np.testing.assert_allclose(other.get_forces(), one.get_forces(), atol=1e-5)
+    words = ["predict", model, str(start), "--output", str(tmp_path / "more.xyz")]
+    assert "expected parts 4, one for every device" in refused(capsys, *words, "--parts", "3", "--devices", "4")
+    assert "devices is 99; JAX has" in refused(capsys, *words, "--parts", "99", "--devices", "99")
+
+
 def test_check_a_model_and_an_experiment(run_directory, tmp_path, capsys):
     result = tmp_path / "check.json"
     page = tmp_path / "check.html"
