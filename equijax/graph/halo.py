@@ -23,29 +23,30 @@ AXIS = "parts"
 class Halo:
     """The place of `AtomGraph.reverse` in the graph of one device, out of D, with N rows of atoms and K slots.
 
-    Senders are rows of its own atoms and, behind them, D x S rows of others: row N + d S + s is the s-th atom that
-    device d sends. R = N + D S.
+    Senders are rows of its own atoms and, behind them, H rows of others, R = N + H.
 
     | field | shape | meaning |
     |---|---|---|
     | sends | [D, S] int32 | rows of own atoms that each device gets; unused places hold row 0 |
+    | others | [H] int32 | place d S + s of what device d sends s-th; unused ones hold 0 |
     | slots | [R, K] int32 | flat slots n * K + k of the edges that each sender sends to atoms of this device |
     | slot_mask | [R, K] bool | True for those |
     """
 
     sends: Array
+    others: Array
     slots: Array
     slot_mask: Array
 
     def with_others(self, x: jax.Array) -> jax.Array:
         """x [N, ...] of own atoms and those of others, [R, ...]."""
-        return jnp.concatenate([x, _exchanged(x[self.sends])])
+        return jnp.concatenate([x, _exchanged(x[self.sends])[self.others]])
 
     def sum_of_others(self, y: jax.Array) -> jax.Array:
         """y [R, ...] added up on the device that owns each atom, [N, ...]: the transpose of `with_others`."""
-        devices, count = self.sends.shape
-        own, others = y[: -devices * count], y[-devices * count :]
-        back = _exchanged(others.reshape(devices, count, *y.shape[1:]))
+        own, others = jnp.split(y, [len(y) - len(self.others)])
+        rows = jnp.zeros((self.sends.size, *y.shape[1:]), y.dtype).at[self.others].add(others)
+        back = _exchanged(rows.reshape(*self.sends.shape, *y.shape[1:]))
         return own.at[self.sends.reshape(-1)].add(back)
 
 

@@ -20,8 +20,10 @@ class ShardPlan:
     """Who owns what, for a structure of A atoms and E edges on D devices.
 
     `owner` [A] device and `row` [A] of every atom there; `crosses` [E] True for edges whose sender is on another device
-    than their receiver; `place` [E] the row of the sender on its device, or, where the edge crosses, its place in what
-    that device sends; `sends` [D, D, S], by sender and receiver, rows of the atoms that are sent, the rest zeros.
+    than their receiver; `place` [E] the row of the sender on its device, or, where the edge crosses, its number among
+    the other devices' atoms that the receiver's device gets. `sends` [D, D, S], by sender and receiver, are rows of the
+    atoms that are sent, and `others` [D, H, 2] the sender and the place in its message of all that each device gets;
+    the rest of both is zero.
     """
 
     owner: np.ndarray
@@ -29,6 +31,7 @@ class ShardPlan:
     crosses: np.ndarray
     place: np.ndarray
     sends: np.ndarray
+    others: np.ndarray
 
     @property
     def devices(self) -> int:
@@ -38,6 +41,11 @@ class ShardPlan:
     def sent(self) -> int:
         """S, what one device sends to another at most."""
         return self.sends.shape[2]
+
+    @property
+    def received(self) -> int:
+        """H, what one device gets from all others at most."""
+        return self.others.shape[1]
 
     @property
     def atoms(self) -> int:
@@ -56,29 +64,44 @@ def shard_plan(graph: StructureGraph, devices: int) -> ShardPlan:
     source, target = owner[graph.senders], owner[graph.receivers]
     crosses = source != target
     edges = np.flatnonzero(crosses)
-    # Every atom once for each device that needs it, ordered by sender, receiver and atom.
-    keys = (source[edges] * devices + target[edges]) * graph.num_nodes + graph.senders[edges]
+    # Every atom once for each device that needs it, ordered by receiver, sender and atom.
+    keys = (target[edges] * devices + source[edges]) * graph.num_nodes + graph.senders[edges]
     needed, which = np.unique(keys, return_inverse=True)
     pair, atom = np.divmod(needed, graph.num_nodes)
-    per_pair = np.bincount(pair, minlength=devices**2)
-    index = np.arange(len(needed)) - (np.cumsum(per_pair) - per_pair)[pair]
-    sends = np.zeros((devices**2, int(per_pair.max(initial=1))), np.int32)
-    sends[pair, index] = row[atom]
+    receiver, sender = np.divmod(pair, devices)
+    in_message, in_list = _numbered(pair, devices**2), _numbered(receiver, devices)
+    sends = np.zeros((devices, devices, in_message.max(initial=0) + 1), np.int32)
+    sends[sender, receiver, in_message] = row[atom]
+    others = np.zeros((devices, in_list.max(initial=0) + 1, 2), np.int32)
+    others[receiver, in_list] = np.stack([sender, in_message], axis=1)
     place = row[graph.senders]
-    place[edges] = index[which]
-    return ShardPlan(owner, row, crosses, place, sends.reshape(devices, devices, -1))
+    place[edges] = in_list[which]
+    return ShardPlan(owner, row, crosses, place, sends, others)
+
+
+def _numbered(groups: np.ndarray, count: int) -> np.ndarray:
+    """0, 1, ... within each of the groups 0..count-1, which come in ascending order."""
+    sizes = np.bincount(groups, minlength=count)
+    return np.arange(len(groups)) - (np.cumsum(sizes) - sizes)[groups]
 
 
 def shard(
-    graph: StructureGraph, plan: ShardPlan, vectors: np.ndarray, capacity: Capacity, sent: int, dtype: DType
+    graph: StructureGraph,
+    plan: ShardPlan,
+    vectors: np.ndarray,
+    capacity: Capacity,
+    room: tuple[int, int],
+    dtype: DType,
 ) -> tuple[AtomGraph, np.ndarray]:
     """The graphs of all devices and the vectors at their slots, every array with an axis of D in front.
 
-    `vectors` [E, 3] belong to the edges of `graph`; `capacity` is that of one device, which sends `sent` atoms to each.
+    `vectors` [E, 3] belong to the edges of `graph`; `capacity` is that of one device, and `room` what S and H are
+    padded to.
     """
     devices, n, k = plan.devices, capacity.nodes, capacity.neighbors
-    source, target = plan.owner[graph.senders], plan.owner[graph.receivers]
-    senders = np.where(plan.crosses, n + source * sent + plan.place, plan.place)
+    sent, received = room
+    target = plan.owner[graph.receivers]
+    senders = np.where(plan.crosses, n + plan.place, plan.place)
     atoms = (plan.owner, plan.row)
     edges = (target, plan.row[graph.receivers], graph.slots)
 
@@ -89,9 +112,10 @@ def shard(
 
     node_mask = filled((n,), False, bool, atoms, True)
     flat = edges[1] * k + graph.slots
-    slots, slot_mask = _sent_slots(target * (n + devices * sent) + senders, flat, devices * (n + devices * sent), k)
+    slots, slot_mask = _sent_slots(target * (n + received) + senders, flat, devices * (n + received), k)
     halo = Halo(
         sends=np.pad(plan.sends, ((0, 0), (0, 0), (0, sent - plan.sent))),
+        others=np.pad(plan.others[..., 0] * sent + plan.others[..., 1], ((0, 0), (0, received - plan.received))),
         slots=slots.reshape(devices, -1, k),
         slot_mask=slot_mask.reshape(devices, -1, k),
     )
@@ -113,8 +137,7 @@ def shard(
 def _sent_slots(senders: np.ndarray, flat: np.ndarray, rows: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Slots `flat` [E] listed by their `senders` [E], [rows, width], and where there are any."""
     order = np.argsort(senders, kind="stable")
-    counts = np.bincount(senders, minlength=rows)
-    at = (senders[order], np.arange(len(order)) - (np.cumsum(counts) - counts)[senders[order]])
+    at = (senders[order], _numbered(senders[order], rows))
     slots, mask = np.zeros((rows, width), np.int32), np.zeros((rows, width), bool)
     slots[at], mask[at] = flat[order], True
     return slots, mask

@@ -39,7 +39,7 @@ class Evaluator:
         self.dtype = dtype
         self.shapes = CompiledShapes(padding, max_shapes)
         self._counter = CompileCounter()
-        self._room_to_send = 0
+        self._room: dict[str, int] = {}
         require_platform()
         with precision(dtype):
             cast = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), dict(potential.params))
@@ -56,11 +56,11 @@ class Evaluator:
         """The padded shape for real atoms, neighbours per atom and structures; see `CompiledShapes.choose`."""
         return self.shapes.choose(num_nodes, num_neighbors, num_graphs, spare_neighbors, is_part)
 
-    def room_to_send(self, atoms: int) -> int:
-        """Padded number of atoms that one device sends to another: the one before as long as it fits well."""
-        if not atoms <= self._room_to_send <= 2 * atoms:
-            self._room_to_send = rung(atoms, self.shapes.policy.ratio, self.shapes.policy.node_multiple)
-        return self._room_to_send
+    def room_for(self, what: str, atoms: int) -> int:
+        """Padded number of atoms that devices exchange: the one before as long as it fits well."""
+        if not atoms <= self._room.get(what, 0) <= 2 * atoms:
+            self._room[what] = rung(atoms, self.shapes.policy.ratio, self.shapes.policy.node_multiple)
+        return self._room[what]
 
     def node_outputs(self, graph: AtomGraph, vectors: np.ndarray) -> Any:
         """NodeOutputs of the model, no derivatives."""
@@ -101,7 +101,9 @@ class Evaluator:
                 params, shards, vectors
             )
 
-        return self.call(f"derivatives on devices {shards.reverse.sends.shape}", run, shards, vectors)
+        return self.call(
+            f"derivatives on devices {shards.reverse.sends.shape} {shards.reverse.others.shape}", run, shards, vectors
+        )
 
     def features(self, graph: AtomGraph, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Invariant features [G, P] of a padded batch, and minus their derivatives as in `feature_derivatives`."""

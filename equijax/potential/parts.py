@@ -83,7 +83,8 @@ def _on_devices(
 ) -> Prediction:
     plan = shard_plan(graph, devices)
     capacity = evaluator.capacity(plan.atoms, graph.max_neighbors, spare_neighbors=spare_neighbors, is_part=True)
-    shards, edges = shard(graph, plan, vectors, capacity, evaluator.room_to_send(plan.sent), evaluator.dtype)
+    room = (evaluator.room_for("sent", plan.sent), evaluator.room_for("received", plan.received))
+    shards, edges = shard(graph, plan, vectors, capacity, room, evaluator.dtype)
     output = evaluator.derivatives_of_shards(shards, edges, mesh(devices))
     at = (plan.owner, plan.row)
     energies = output.node_energies[at]

@@ -101,8 +101,7 @@ def test_tables_of_devices_bring_every_sender(atoms, devices):
     graph = graph_of(atoms)
     plan = shard_plan(graph, devices)
     capacity = Capacity(plan.atoms + 3, graph.max_neighbors + 2, 2)
-    sent = plan.sent + 2
-    shards, vectors = shard(graph, plan, graph.vectors(), capacity, sent, "float64")
+    shards, vectors = shard(graph, plan, graph.vectors(), capacity, (plan.sent + 2, plan.received + 3), "float64")
     halo = shards.reverse
     number = np.full((devices, capacity.nodes), -1)
     number[plan.owner, plan.row] = np.arange(graph.num_nodes)
@@ -110,7 +109,7 @@ def test_tables_of_devices_bring_every_sender(atoms, devices):
     found = set()
     for d in range(devices):
         received = np.concatenate([number[source][halo.sends[source, d]] for source in range(devices)])
-        senders = np.concatenate([number[d], received])
+        senders = np.concatenate([number[d], received[halo.others[d]]])
         mask = shards.neighbor_mask[d]
         for n, k in np.argwhere(mask):
             receiver, sender = number[d, n], senders[shards.neighbors[d, n, k]]
