@@ -96,8 +96,8 @@ def _on_devices(
 
 
 def mesh(devices: int) -> jax.sharding.Mesh:
-    """The first `devices` of JAX in a row; EquijaxError when there are fewer."""
-    there = jax.devices()
+    """The first `devices` of this process in a row; EquijaxError when there are fewer."""
+    there = jax.local_devices()
     if len(there) < devices:
         cpu = f"; on the CPU, XLA_FLAGS=--xla_force_host_platform_device_count={devices} before the start makes them"
         raise EquijaxError(
