@@ -25,6 +25,7 @@ from equijax.cli import (
     relax,
     scf,
     second_derivatives,
+    shard,
     train,
 )
 from equijax.compilation_cache import enable_compilation_cache
@@ -45,6 +46,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(train.train)
+app.command()(shard.shard)
 app.command()(evaluate.evaluate)
 app.command()(calibrate.calibrate)
 app.command()(predict.predict)

@@ -18,7 +18,10 @@ arrays, or one group per molecule with such arrays (as in SPICE); groups are rea
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,40 +39,79 @@ COUNTS = ("num_atoms", "n_atoms", "natoms")
 CELLS = ("cell", "lattice")
 MAX_BYTES = 64 * 2**30
 """Largest size of all arrays of a file together."""
+SPOOLED = 2**22
+"""Bytes; arrays above this are kept on the disk when they are read frame by frame."""
 MAX_RATIO = 1000
 """Largest compression ratio of an npz member; more is a decompression bomb."""
 
 
-def read_npz(path: str | Path) -> Iterator[RawFrame]:
-    """Frames of an npz archive of plain arrays. Object arrays, which hold pickles, are refused unread."""
-    yield from frames_from_arrays(npz_arrays(path), str(path))
+def read_npz(path: str | Path, spool: Path | None = None) -> Iterator[RawFrame]:
+    """Frames of an npz archive of plain arrays. Object arrays, which hold pickles, are refused unread.
+
+    With `spool`, a folder, the arrays are unpacked there and mapped instead of being held in memory.
+    """
+    tables = npz_arrays(path) if spool is None else _spooled_npz(Path(path), spool)
+    yield from frames_from_arrays(tables, str(path))
+
+
+def _spooled_npz(path: Path, folder: Path) -> dict[str, np.ndarray]:
+    tables: dict[str, np.ndarray] = {}
+    with _checked_archive(path) as archive:
+        for member in archive.infolist():
+            name = member.filename.removesuffix(".npy")
+            file = folder / f"{len(tables)}.npy"
+            try:
+                with archive.open(member) as packed, open(file, "wb") as unpacked:
+                    shutil.copyfileobj(packed, unpacked, 2**20)
+                mode: Any = "r" if member.file_size > SPOOLED else None
+                tables[name] = np.load(file, mmap_mode=mode, allow_pickle=False)
+            except (ValueError, zipfile.BadZipFile, zlib.error, OSError, EOFError) as error:
+                raise _unreadable(path, name, error) from None
+    return tables
+
+
+def _unreadable(path: str | Path, name: str, error: Exception) -> EquijaxError:
+    is_object = "pickle" in str(error) or "Python objects" in str(error)
+    reason = "holds Python objects, which are never loaded" if is_object else str(error)
+    return EquijaxError(f"{path}: {name}: {reason}; expected a plain array")
+
+
+@contextlib.contextmanager
+def _checked_archive(path: str | Path) -> Iterator[zipfile.ZipFile]:
+    """An npz archive that does not blow up when it is unpacked; EquijaxError for another."""
+    try:
+        archive = zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        raise EquijaxError(f"{path}: broken npz file: {error}") from None
+    with archive:
+        members = archive.infolist()
+        if sum(member.file_size for member in members) > MAX_BYTES:
+            raise EquijaxError(f"{path}: more than {MAX_BYTES >> 30} GiB of arrays")
+        for member in members:
+            if member.file_size > 2**20 and member.file_size > MAX_RATIO * max(member.compress_size, 1):
+                raise EquijaxError(f"{path}: {member.filename} is compressed more than {MAX_RATIO} times")
+        yield archive
 
 
 def npz_arrays(path: str | Path) -> dict[str, np.ndarray]:
     """All arrays of an npz archive by name. Raises EquijaxError for object arrays and for archives that blow up."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-    except zipfile.BadZipFile as error:
-        raise EquijaxError(f"{path}: broken npz file: {error}") from None
-    if sum(member.file_size for member in members) > MAX_BYTES:
-        raise EquijaxError(f"{path}: more than {MAX_BYTES >> 30} GiB of arrays")
-    for member in members:
-        if member.file_size > 2**20 and member.file_size > MAX_RATIO * max(member.compress_size, 1):
-            raise EquijaxError(f"{path}: {member.filename} is compressed more than {MAX_RATIO} times")
+    with _checked_archive(path):
+        pass
     tables: dict[str, np.ndarray] = {}
     with np.load(path, allow_pickle=False) as archive:
         for name in archive.files:
             try:
                 tables[name] = archive[name]
             except (ValueError, zipfile.BadZipFile, OSError, EOFError) as error:
-                reason = "holds Python objects, which are never loaded" if "pickle" in str(error) else str(error)
-                raise EquijaxError(f"{path}: {name}: {reason}; expected a plain array") from None
+                raise _unreadable(path, name, error) from None
     return tables
 
 
-def read_hdf5(path: str | Path) -> Iterator[RawFrame]:
-    """Frames of an HDF5 file: arrays at the root, or one group per molecule."""
+def read_hdf5(path: str | Path, spool: Path | None = None) -> Iterator[RawFrame]:
+    """Frames of an HDF5 file: arrays at the root, or one group per molecule.
+
+    With `spool`, a folder, large arrays are copied there piece by piece and mapped instead of being held in memory.
+    """
     import h5py
 
     try:
@@ -82,7 +124,7 @@ def read_hdf5(path: str | Path) -> Iterator[RawFrame]:
             raise EquijaxError(f"{path}: no positions; expected an array called {', '.join(POSITIONS)}")
         start = 0
         for name, group in groups:
-            tables = _datasets(group, h5py, f"{path}: {name}")
+            tables = _datasets(group, h5py, f"{path}: {name}", spool)
             for frame in frames_from_arrays(tables, str(path), start, group=name):
                 start = frame.frame + 1
                 yield frame
@@ -99,7 +141,7 @@ def _groups(group: Any, h5py: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
             yield from _groups(group[name], h5py, depth + 1)
 
 
-def _datasets(group: Any, h5py: Any, where: str) -> dict[str, np.ndarray]:
+def _datasets(group: Any, h5py: Any, where: str, spool: Path | None = None) -> dict[str, np.ndarray]:
     tables: dict[str, np.ndarray] = {}
     total = 0
     for name in group:
@@ -114,12 +156,23 @@ def _datasets(group: Any, h5py: Any, where: str) -> dict[str, np.ndarray]:
         if total > MAX_BYTES:
             raise EquijaxError(f"{where}: more than {MAX_BYTES >> 30} GiB of arrays")
         if item.dtype.kind in "fiub":
-            tables[name] = item[()]
+            is_large = spool is not None and item.ndim and item.size * item.dtype.itemsize > SPOOLED
+            tables[name] = _spooled(item, spool / f"{len(tables)}.npy") if is_large and spool else item[()]
         elif h5py.check_string_dtype(item.dtype) is not None:
             tables[name] = np.array(item.asstr()[()], dtype=str)
         elif item.dtype.kind == "S":
             tables[name] = item[()].astype(str)
     return tables
+
+
+def _spooled(item: Any, file: Path) -> np.ndarray:
+    file.unlink(missing_ok=True)  # an array of another group may still be mapped
+    table = np.lib.format.open_memmap(file, mode="w+", dtype=item.dtype, shape=item.shape)
+    rows = max(1, SPOOLED * len(item) // (item.size * item.dtype.itemsize))
+    for first in range(0, len(item), rows):
+        table[first : first + rows] = item[first : first + rows]
+    table.flush()
+    return np.load(file, mmap_mode="r", allow_pickle=False)
 
 
 def frames_from_arrays(
@@ -129,13 +182,12 @@ def frames_from_arrays(
     where = file if group in (None, "/") else f"{file}: {group}"
     rest = dict(tables)
     numbers = _take(rest, ELEMENTS, where, "elements")
-    positions = _take(rest, POSITIONS, where, "positions").astype(np.float64, copy=False)
+    positions = _take(rest, POSITIONS, where, "positions")
     counts = next((rest.pop(name) for name in COUNTS if name in rest), None)
     cell = next((rest.pop(name) for name in CELLS if name in rest), None)
     pbc = rest.pop("pbc", None)
     if numbers.dtype.kind not in "iuf" or positions.shape[-1:] != (3,):
         raise EquijaxError(f"{where}: elements {numbers.shape} or positions {positions.shape} have the wrong form")
-    numbers = numbers.astype(np.int64)
     if counts is None:
         positions = positions[None] if positions.ndim == 2 else positions
         if positions.ndim != 3 or numbers.shape[-1:] != positions.shape[1:2]:
@@ -145,7 +197,7 @@ def frames_from_arrays(
             )
         frames, width = positions.shape[:2]
         numbers = np.broadcast_to(numbers, (frames, width))
-        counts = (numbers > 0).sum(axis=1)
+        counts = np.concatenate([(numbers[k : k + 4096] > 0).sum(axis=1) for k in range(0, frames, 4096)] or [[]])
         starts, ragged = np.zeros(frames, np.int64), False
     else:
         counts = np.asarray(counts).astype(np.int64).reshape(-1)
@@ -169,13 +221,13 @@ def frames_from_arrays(
 
     per_atom = {name: table for name, table in rest.items() if is_per_atom(table)}
     per_frame = {name: table for name, table in rest.items() if name not in per_atom and table.shape[:1] == (frames,)}
-    cell = None if cell is None else np.broadcast_to(cell, (frames, 3, 3)).astype(np.float64)
+    cell = None if cell is None else np.broadcast_to(cell, (frames, 3, 3))
     flags = np.full(3, cell is not None) if pbc is None else np.asarray(pbc).astype(bool)
     flags = np.broadcast_to(flags, (frames, 3))
     for index in range(frames):
         count, first = int(counts[index]), int(starts[index])
         place = (slice(first, first + count),) if ragged else (index, slice(0, count))
-        elements = numbers[place]
+        elements = np.asarray(numbers[place]).astype(np.int64)
         if count < 1 or elements.min() < 1 or elements.max() > 118:
             what = "has no atoms" if count < 1 else f"has elements {elements.min()} to {elements.max()}; expected 1-118"
             raise EquijaxError(f"{where} frame {start + index}: {what} (zeros may only follow the atoms)")
@@ -184,8 +236,8 @@ def frames_from_arrays(
             info.setdefault("group", group)
         yield RawFrame(
             atomic_numbers=elements,
-            positions=positions[place],
-            cell=np.zeros((3, 3)) if cell is None else cell[index],
+            positions=np.array(positions[place], dtype=np.float64),
+            cell=np.zeros((3, 3)) if cell is None else np.array(cell[index], dtype=np.float64),
             pbc=(bool(flags[index, 0]), bool(flags[index, 1]), bool(flags[index, 2])),
             info=info,
             arrays={n: table[place] for n, table in per_atom.items() if has(n, index)},

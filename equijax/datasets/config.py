@@ -105,7 +105,8 @@ class DatasetConfig(ReadOptions):
     """Files, labels, units and reference energies of an experiment."""
 
     train: Paths
-    """Training frames: a path, a pattern such as data/*.xyz, or a list."""
+    """Training frames: a path, a pattern such as data/*.xyz, or a list; or a directory written by equijax shard, whose
+    frames are streamed."""
     valid: Paths | Fraction | Count = Fraction(fraction=0.1)
     """Validation frames: files, or {fraction: 0.1} or {count: 50} of the training frames."""
     test: dict[str, Paths] = pydantic.Field(default_factory=dict)
@@ -189,6 +190,8 @@ def expand(paths: Paths, key: str) -> list[Path]:
             known = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
             hint = did_you_mean(path.name, known) if len(known) <= 200 else ""
             problem = "is a directory" if path.is_dir() else "no such file"
+            if (path / "manifest.json").is_file():
+                problem += " of shards; expected files, since dataset.train is none"
             raise EquijaxError(f"{path}: {key}: {problem}" + (f"; {hint}" if hint.startswith("did") else ""))
         files += found
     return files

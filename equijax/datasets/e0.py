@@ -124,10 +124,25 @@ def _composition_fit(structures: Sequence[Structure], energies: np.ndarray, whic
     """{Z: eV} of smallest norm whose sums over the atoms are closest to `energies`."""
     elements = elements_of(structures)
     counts = np.array([[int((s.atomic_numbers == z).sum()) for z in elements] for s in structures], dtype=np.float64)
-    solution, _, rank, _ = np.linalg.lstsq(counts, energies, rcond=None)
+    return solve_composition(elements, counts, energies, len(structures), which)
+
+
+def solve_composition(
+    elements: Sequence[int],
+    counts: np.ndarray,
+    energies: np.ndarray,
+    frames: int,
+    which: str = "solution of smallest norm",
+) -> dict[int, float]:
+    """{Z: eV} of smallest norm for which counts [.., elements] times it is closest to `energies`, eV.
+
+    Rows are `frames` frames, or their triangular factor. Warns when they do not determine the energies.
+    """
+    rcond = np.finfo(np.float64).eps * max(frames, len(elements))
+    solution, _, rank, _ = np.linalg.lstsq(counts, energies, rcond=rcond)
     if rank < len(elements):
         warnings.warn(
-            f"E0s not identifiable: the compositions of {len(structures)} frames determine {rank} of {len(elements)} "
+            f"E0s not identifiable: the compositions of {frames} frames determine {rank} of {len(elements)} "
             f"atomic energies; the {which} is used, and energies of other compositions will be wrong",
             EquijaxWarning,
             stacklevel=2,

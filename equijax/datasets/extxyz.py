@@ -7,6 +7,7 @@ atom. CRLF, tabs, a byte order mark, gzip and Fortran exponents (1.0D-3) are und
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import json
 import re
@@ -21,8 +22,10 @@ from equijax.datasets.frames import RawFrame
 from equijax.errors import EquijaxError, located
 from equijax.structure import Structure
 
-MAX_BYTES = 8 * 2**30
-"""Largest uncompressed text that is read."""
+MAX_FRAME = 2**31
+"""Largest text of one frame, in bytes."""
+MAX_LINE = 2**28
+"""Longest line that is read, in bytes: more is no text, or a decompression bomb."""
 
 _PAIR = re.compile(
     r"""\s*(?P<key>"[^"]*"|'[^']*'|[^\s=]+)"""
@@ -34,69 +37,111 @@ _KINDS: dict[str, type] = {"R": float, "I": int, "S": str, "L": bool}
 _SYMBOLS: dict[str, int] = {}
 
 
-def read_extxyz(path: str | Path, *, allow_truncated: bool = False) -> Iterator[RawFrame]:
-    """Every frame of an extxyz file, in order. Raises EquijaxError for anything that is not well formed.
+def read_extxyz(path: str | Path, *, allow_truncated: bool = False, start: int = 0) -> Iterator[RawFrame]:
+    """Every frame of an extxyz file from frame `start` on, in order; at no time is more than one frame in memory.
 
-    `allow_truncated` drops an incomplete last frame instead.
+    Raises EquijaxError for anything that is not well formed. `allow_truncated` drops an incomplete last frame instead.
     """
-    data = _read_bytes(Path(path))
-    if b"\0" in data[:4096]:
-        raise EquijaxError(f"{path}: binary data; expected extended XYZ text")
-    lines = data.decode("utf-8-sig", errors="replace").split("\n")
-    cursor, frame = 0, 0
+    lines = _Lines(Path(path))
+    frame = 0
     while True:
-        while cursor < len(lines) and not lines[cursor].strip():
-            cursor += 1
-        if cursor == len(lines):
+        first = lines.next_filled()
+        if first is None:
             return
-        first = lines[cursor].strip()
+        number, offset = lines.number, lines.offset - len(first)
+        text = _decoded(first).strip()
         try:
-            count = int(first)
+            count = int(text)
         except ValueError:
             raise located(
-                f"line {cursor + 1} is '{_short(first)}'",
+                f"line {number} is '{_short(text)}'",
                 file=path,
                 frame=frame,
                 expected="the number of atoms (the frame before may have more atom lines than it declares)",
             ) from None
         if count <= 0:
-            raise located(f"line {cursor + 1} declares {count} atoms", file=path, frame=frame, expected="at least one")
-        end = cursor + 2 + count
-        rows = [line.split() for line in lines[cursor + 2 : end]]
+            raise located(f"line {number} declares {count} atoms", file=path, frame=frame, expected="at least one")
+        block = lines.take(count + 1)
+        is_last = len(block) <= count or lines.at_end()
+        rows = [_decoded(line).split() for line in block[1:]] if frame >= start or is_last else []
         while rows and not rows[-1]:
             rows.pop()
-        if len(rows) < count and end >= len(lines):
+        if is_last and len(rows) < count:
             if allow_truncated:
                 return
-            offset = sum(len(line.encode()) + 1 for line in lines[:cursor])
             raise located(
                 f"the file ends after {len(rows)} of {count} atoms; the frame starts at byte {offset}",
                 file=path,
                 frame=frame,
                 fix="set allow_truncated: true to drop this frame",
             )
+        if frame >= start:
+            try:
+                yield _frame(_decoded(block[0]), rows, count, str(path), frame, number - 1)
+            except EquijaxError:
+                # The last frame of an interrupted write may end within a line.
+                if allow_truncated and is_last and not block[-1].endswith(b"\n"):
+                    return
+                raise
+        frame += 1
+
+
+class _Lines:
+    """The lines of a text file that may be compressed; `number` (1-based) and `offset` (bytes) are those of the last
+    line read and of its end. Raises EquijaxError for what is no text, and for a line that no program writes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.number = 0
+        self.offset = 0
+        self._lines = self._read()
+        self._ahead = next(self._lines, None)
+
+    def _read(self) -> Iterator[bytes]:
+        opener: Any = gzip.open if self.path.name.endswith(".gz") else open
         try:
-            yield _frame(lines[cursor + 1], rows, count, str(path), frame, cursor)
-        except EquijaxError:
-            # The last frame of an interrupted write may end within a line.
-            if allow_truncated and end >= len(lines):
-                return
-            raise
-        cursor, frame = end, frame + 1
+            with opener(self.path, "rb") as stream:
+                seen = 0
+                while line := stream.readline(MAX_LINE + 1):
+                    if len(line) > MAX_LINE:
+                        raise EquijaxError(
+                            f"{self.path}: a line of more than {MAX_LINE >> 20} MiB; expected a text file"
+                        )
+                    if seen < 4096 and b"\0" in line[: 4096 - seen]:
+                        raise EquijaxError(f"{self.path}: binary data; expected extended XYZ text")
+                    yield line.removeprefix(codecs.BOM_UTF8) if seen == 0 else line
+                    seen += len(line)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise EquijaxError(f"{self.path}: broken gzip file: {error}") from None
+        except OSError as error:
+            raise EquijaxError(f"{self.path}: cannot be read: {error.strerror}") from None
+
+    def take(self, count: int) -> list[bytes]:
+        """The next `count` lines, fewer at the end of the file."""
+        taken: list[bytes] = []
+        first = self.offset
+        while len(taken) < count and self._ahead is not None:
+            if self.offset - first > MAX_FRAME:
+                raise EquijaxError(f"{self.path}: a frame of more than {MAX_FRAME >> 30} GiB before line {self.number}")
+            taken.append(self._ahead)
+            self.number += 1
+            self.offset += len(self._ahead)
+            self._ahead = next(self._lines, None)
+        return taken
+
+    def next_filled(self) -> bytes | None:
+        """The next line that is not blank, or None at the end."""
+        while line := self.take(1):
+            if line[0].strip():
+                return line[0]
+        return None
+
+    def at_end(self) -> bool:
+        return self._ahead is None
 
 
-def _read_bytes(path: Path) -> bytes:
-    opener = gzip.open if path.name.endswith(".gz") else open
-    try:
-        with opener(path, "rb") as stream:
-            data = stream.read(MAX_BYTES + 1)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise EquijaxError(f"{path}: broken gzip file: {error}") from None
-    except OSError as error:
-        raise EquijaxError(f"{path}: cannot be read: {error.strerror}") from None
-    if len(data) > MAX_BYTES:
-        raise EquijaxError(f"{path}: more than {MAX_BYTES >> 30} GiB of text; split the file")
-    return data
+def _decoded(line: bytes) -> str:
+    return line.decode("utf-8", errors="replace").rstrip("\n")
 
 
 def _frame(comment: str, rows: list[list[str]], count: int, file: str, frame: int, start: int) -> RawFrame:

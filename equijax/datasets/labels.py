@@ -77,7 +77,19 @@ def label_frames(
     `on_bad_frame` is skip), and when stress and virial contradict each other.
     """
     readers = targets or {}
-    keys = find_keys(frames, options.keys, file, required=required, elsewhere=elsewhere, targets=tuple(readers))
+    names = FoundNames.of(frames)
+    keys = find_keys(names, options.keys, file, required=required, elsewhere=elsewhere, targets=tuple(readers))
+    return apply_keys(frames, keys, options, readers)
+
+
+def apply_keys(
+    frames: Sequence[RawFrame],
+    keys: Mapping[str, str],
+    options: ReadOptions,
+    targets: Mapping[str, TargetReader] | None = None,
+) -> Labelling:
+    """Structures with the labels that `keys` {label: name in the file} names; raises as `label_frames`."""
+    readers = targets or {}
     factors = (options.units or Units()).factors()
     structures: list[Structure] = []
     skipped: list[BadFrame] = []
@@ -89,11 +101,28 @@ def label_frames(
             if options.on_bad_frame == "error":
                 raise
             skipped.append(BadFrame(frame.file, frame.frame, str(error)))
-    return Labelling(structures, skipped, dict(notes), keys)
+    return Labelling(structures, skipped, dict(notes), dict(keys))
+
+
+@dataclasses.dataclass(frozen=True)
+class FoundNames:
+    """How many of `count` frames have each name, per frame and per atom."""
+
+    info: Counter[str]
+    arrays: Counter[str]
+    count: int
+
+    @classmethod
+    def of(cls, frames: Sequence[RawFrame]) -> FoundNames:
+        in_info = Counter(name for frame in frames for name in frame.info)
+        return cls(in_info, Counter(name for frame in frames for name in frame.arrays), len(frames))
+
+    def __add__(self, other: FoundNames) -> FoundNames:
+        return FoundNames(self.info + other.info, self.arrays + other.arrays, self.count + other.count)
 
 
 def find_keys(
-    frames: Sequence[RawFrame],
+    names: FoundNames,
     chosen: Mapping[str, str | None],
     file: str,
     *,
@@ -106,8 +135,7 @@ def find_keys(
     Names given by the user must exist in `required` mode. For a label without a name its canonical name is taken;
     if that is absent while an alias is present, `required` mode refuses with the names found.
     """
-    in_info: Counter[str] = Counter(name for frame in frames for name in frame.info)
-    in_arrays: Counter[str] = Counter(name for frame in frames for name in frame.arrays)
+    in_info, in_arrays = names.info, names.arrays
     present = {**in_info, **in_arrays}
     found: dict[str, str] = {}
     for label, name in chosen.items():
@@ -120,7 +148,7 @@ def find_keys(
                 f"no frame has '{name}'",
                 file=file,
                 key=f"keys.{label}",
-                expected=f"one of the names found: {_listing(in_info, in_arrays, len(frames))}",
+                expected=f"one of the names found: {_listing(in_info, in_arrays, names.count)}",
                 fix=_suggestion(label, present),
             )
     for label in ("energy", "forces", "stress", *targets):
@@ -131,16 +159,16 @@ def find_keys(
     if required:
         for label in targets:
             if label not in chosen and label not in found:
-                _refuse_near_name(label, {*chosen.values(), *found.values()}, in_info, in_arrays, file, len(frames))
+                _refuse_near_name(label, {*chosen.values(), *found.values()}, in_info, in_arrays, file, names.count)
         for label in ("energy", "forces", "stress"):
             if label not in chosen and label not in found:
-                _refuse_alias(label, chosen, found, present, in_info, in_arrays, file, len(frames))
+                _refuse_alias(label, chosen, found, present, in_info, in_arrays, file, names.count)
         if not found:
             raise located(
                 "no labels",
                 file=file,
                 expected=f"{' or '.join(targets or ('energy', 'forces'))}; found "
-                f"{_listing(in_info, in_arrays, len(frames))}",
+                f"{_listing(in_info, in_arrays, names.count)}",
                 fix=f"name them with keys: {{{', '.join(f'{t}: ...' for t in targets or ('energy', 'forces'))}}}",
             )
     if "stress" in found and "virial" not in chosen:

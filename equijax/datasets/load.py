@@ -25,6 +25,9 @@ from equijax.dispersion import Dispersion, shifted_labels
 from equijax.errors import EquijaxError, EquijaxWarning, located
 from equijax.structure import Structure
 
+LARGE_FORCES = "frames above max_force left out"
+FIXED_ATOMS = "frames whose fixed atoms have zero forces (the constraint hides the real ones)"
+
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
@@ -89,7 +92,7 @@ def load_dataset(
     for an element in valid or test that training never shows; warns of duplicates and implausible values.
     When training starts from a model, `start`, no frame may hold an element that the model does not have.
     """
-    reading = _Reading(config, targets or {})
+    reading = Reading(config, targets or {})
     parts = {"train": reading.part(config.train, "train")}
     if not isinstance(config.valid, Fraction | Count):
         parts["valid"] = reading.part(config.valid, "valid")
@@ -123,7 +126,7 @@ def load_dataset(
         reading.notes[f"frames of train and valid without their {config.subtract} dispersion"] = len(
             parts["train"]
         ) + len(parts["valid"])
-    _check_elements(parts, start)
+    check_elements(parts, set(elements_of(parts["train"])) if start is None else set(start.elements), start)
     energies = _atomic_energies(config, parts["train"], in_train, start, bool(targets))
     for structures in parts.values():
         if set(elements_of(structures)) <= set(energies):
@@ -157,7 +160,7 @@ def _atomic_energies(
     return e0.atomic_energies(config.atomic_energies, train, isolated, config, start)
 
 
-class _Reading:
+class Reading:
     """Reads the parts of one data set and collects what was noticed."""
 
     def __init__(self, config: DatasetConfig, targets: Mapping[str, TargetReader]) -> None:
@@ -186,36 +189,47 @@ class _Reading:
             self.skipped += labelled.skipped
             self.notes.update(labelled.notes)
             structures += self._without_large_forces(labelled.structures)
-            self._note_fixed_atoms(frames, labelled.keys)
+            if hidden := fixed_atoms_without_forces(frames, labelled.keys):
+                self.notes[FIXED_ATOMS] += hidden
         return structures
 
     def _fingerprint(self, file: Path) -> None:
         self.fingerprints[str(file)] = sha256(file)
 
     def _without_large_forces(self, structures: list[Structure]) -> list[Structure]:
-        limit = self.config.max_force
-        if limit is None:
-            return structures
-        kept = []
-        for structure in structures:
-            largest = max_force(structure)
-            if largest > limit:
-                reason = f"{structure.where}: forces: {largest:.4g} eV/Å is above max_force {limit:g}"
-                self.skipped.append(BadFrame(structure.file or "", structure.frame or 0, reason))
-                self.notes["frames above max_force left out"] += 1
-            else:
-                kept.append(structure)
+        kept, bad = without_large_forces(structures, self.config.max_force)
+        self.skipped += bad
+        if bad:
+            self.notes[LARGE_FORCES] += len(bad)
         return kept
 
-    def _note_fixed_atoms(self, frames: Iterable[RawFrame], keys: dict[str, str]) -> None:
-        """Forces of fixed atoms are often written as zero, which is not what the method gave."""
-        for frame in frames:
-            mask, forces = frame.arrays.get("move_mask"), frame.arrays.get(keys.get("forces", ""))
-            if mask is None or forces is None:
-                continue
-            fixed = ~np.asarray(mask, dtype=bool).reshape(len(mask), -1).any(axis=1)
-            if fixed.any() and not np.any(forces[fixed]):
-                self.notes["frames whose fixed atoms have zero forces (the constraint hides the real ones)"] += 1
+
+def without_large_forces(
+    structures: Sequence[Structure], limit: float | None
+) -> tuple[list[Structure], list[BadFrame]]:
+    """(structures whose forces are all at most `limit` eV/Å, those that are left out)."""
+    kept: list[Structure] = []
+    bad: list[BadFrame] = []
+    for structure in structures:
+        largest = 0.0 if limit is None else max_force(structure)
+        if limit is not None and largest > limit:
+            reason = f"{structure.where}: forces: {largest:.4g} eV/Å is above max_force {limit:g}"
+            bad.append(BadFrame(structure.file or "", structure.frame or 0, reason))
+        else:
+            kept.append(structure)
+    return kept, bad
+
+
+def fixed_atoms_without_forces(frames: Iterable[RawFrame], keys: Mapping[str, str]) -> int:
+    """How many frames have fixed atoms with zero forces, which is often not what the method gave."""
+    count = 0
+    for frame in frames:
+        mask, forces = frame.arrays.get("move_mask"), frame.arrays.get(keys.get("forces", ""))
+        if mask is None or forces is None:
+            continue
+        fixed = ~np.asarray(mask, dtype=bool).reshape(len(mask), -1).any(axis=1)
+        count += bool(fixed.any() and not np.any(forces[fixed]))
+    return count
 
 
 def max_force(structure: Structure) -> float:
@@ -251,8 +265,10 @@ def _require_all(parts: dict[str, list[Structure]]) -> None:
                 )
 
 
-def _check_elements(parts: dict[str, list[Structure]], start: e0.StartModel | None) -> None:
-    known = set(elements_of(parts["train"])) if start is None else set(start.elements)
+def check_elements(
+    parts: Mapping[str, Sequence[Structure]], known: set[int], start: e0.StartModel | None = None
+) -> None:
+    """EquijaxError for a frame with an element outside `known`: those of the training frames, or of the start model."""
     names = ", ".join(e0.symbol(z) for z in sorted(known))
     for name, structures in parts.items():
         for structure in structures:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,14 +31,36 @@ def read_frames(path: str | Path, *, allow_truncated: bool = False) -> Iterator[
     return {"ase_db": read_ase_db, "npz": read_npz, "hdf5": read_hdf5}[kind](path)
 
 
-def read_checked(path: str | Path, options: ReadOptions) -> list[RawFrame]:
-    """All frames of a file; refuses a file without frames, and one whose units nobody has declared."""
+def stream_frames(
+    path: str | Path, spool: Path, *, allow_truncated: bool = False, start: int = 0
+) -> Iterator[RawFrame]:
+    """`read_frames` from frame `start` on without ever holding the file in memory.
+
+    Arrays of npz and HDF5 files are unpacked in the folder `spool`.
+    """
+    kind = file_kind(path)
+    if kind == "extxyz":
+        return read_extxyz(path, allow_truncated=allow_truncated, start=start)
+    if kind == "ase_db":
+        frames = read_ase_db(path)
+    else:
+        frames = (read_npz if kind == "npz" else read_hdf5)(path, spool)
+    return itertools.islice(frames, start, None)
+
+
+def require_units(path: str | Path, options: ReadOptions) -> None:
+    """EquijaxError for a file whose units nobody has declared."""
     kind = file_kind(path)
     if options.units is None and kind not in OWN_UNITS:
         raise EquijaxError(
             f"{path}: units: {kind} files do not say what units they are in; "
             "expected units, such as units: {energy: kcal/mol, length: angstrom}"
         )
+
+
+def read_checked(path: str | Path, options: ReadOptions) -> list[RawFrame]:
+    """All frames of a file; refuses a file without frames, and one whose units nobody has declared."""
+    require_units(path, options)
     frames = list(read_frames(path, allow_truncated=options.allow_truncated))
     if not frames:
         raise EquijaxError(f"{path}: no frames")

@@ -21,15 +21,20 @@ def split(total: int, part: Fraction | Count, seed: int) -> tuple[list[int], lis
 
     Raises EquijaxError when either side would be empty.
     """
+    mask = chosen(total, part, seed)
+    return np.flatnonzero(~mask).tolist(), np.flatnonzero(mask).tolist()
+
+
+def chosen(total: int, part: Fraction | Count, seed: int) -> np.ndarray:
+    """Which of `total` frames belong to the part, [total] booleans; raises as `split`."""
     size = part.count if isinstance(part, Count) else max(1, round(part.fraction * total))
     if size >= total:
         raise EquijaxError(
             f"dataset.valid: {size} of {total} training frames leave none to train on; give a smaller number or a file"
         )
-    chosen = epoch_order(total, seed, _STREAM)[:size]
     mask = np.zeros(total, dtype=bool)
-    mask[chosen] = True
-    return np.flatnonzero(~mask).tolist(), np.flatnonzero(mask).tolist()
+    mask[epoch_order(total, seed, _STREAM)[:size]] = True
+    return mask
 
 
 def geometry_hash(structure: Structure) -> bytes:

@@ -56,7 +56,7 @@ def plan_shapes(
     max_shapes: int = 4,
     epochs: int = 10,
     places: Sequence[str] | None = None,
-    plan: Callable[[int], list[list[int]]] | None = None,
+    plan: Callable[[int], Sequence[Sequence[int]]] | None = None,
     shares: int = 1,
 ) -> ShapePlan:
     """At most `max_shapes` shapes that hold every batch of the first `epochs` epochs.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,6 +20,8 @@ from equijax.precision import DType
 from equijax.structure import Structure
 from equijax.train.labels import LABELS, LabelShape
 from equijax.train.loss import LabelledBatch, Labels
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,8 +113,23 @@ def _weight(structure: Structure, key: str) -> float:
     return weight
 
 
-def label_counts(frames: Sequence[LabelledFrame], names: Iterable[str] = LABELS) -> dict[str, int]:
+class CountedFrames(abc.ABC):
+    """Frames that are not in memory: their number, any one of them, and how many have each label."""
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def __getitem__(self, index: int) -> LabelledFrame: ...
+
+    @abc.abstractmethod
+    def label_counts(self, names: Iterable[str]) -> dict[str, int]: ...
+
+
+def label_counts(frames: Sequence[LabelledFrame] | CountedFrames, names: Iterable[str] = LABELS) -> dict[str, int]:
     """How many frames have each label: `{"energy": 1000, "forces": 1000, "stress": 612}`."""
+    if isinstance(frames, CountedFrames):
+        return frames.label_counts(names)
     return {name: sum(name in frame.labels for frame in frames) for name in names}
 
 
@@ -277,29 +295,45 @@ class BatchSource:
         self, plan: Sequence[Sequence[int]], start: int = 0
     ) -> Generator[tuple[int, Sequence[int], Any], None, None]:
         """(position in the plan, frame indices, batch) from `start` on, assembled two ahead by another thread."""
-        ready: queue.Queue[Any] = queue.Queue(maxsize=2)
-        stop = threading.Event()
+        batches = ((position, plan[position], self.assemble(plan[position])) for position in range(start, len(plan)))
+        return ahead(batches, 2, "equijax-batches")
 
-        def produce() -> None:
-            try:
-                for position in range(start, len(plan)):
-                    item = (position, plan[position], self.assemble(plan[position]))
-                    if not _put(ready, item, stop):
-                        return
-                _put(ready, None, stop)
-            except BaseException as error:
-                _put(ready, error, stop)
 
-        thread = threading.Thread(target=produce, name="equijax-batches", daemon=True)
-        thread.start()
+def ahead(items: Iterable[T], count: int, name: str) -> Generator[T, None, None]:
+    """`items`, made by a thread called `name` that is at most `count` + 1 of them ahead; its errors are raised here.
+
+    Closing the generator ends the thread and closes `items` when that is a generator.
+    """
+    ready: queue.Queue[Any] = queue.Queue(maxsize=count)
+    stop = threading.Event()
+
+    def produce() -> None:
         try:
-            while (item := ready.get()) is not None:
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
+            for item in items:
+                if not _put(ready, (item, None), stop):
+                    break
+                del item
+            else:
+                _put(ready, None, stop)
+        except BaseException as error:
+            _put(ready, (None, error), stop)
         finally:
-            stop.set()
-            thread.join()
+            if isinstance(items, Generator):
+                items.close()
+
+    thread = threading.Thread(target=produce, name=name, daemon=True)
+    thread.start()
+    try:
+        while (pair := ready.get()) is not None:
+            item, error = pair
+            if error is not None:
+                raise error
+            del pair
+            yield item
+            del item
+    finally:
+        stop.set()
+        thread.join()
 
 
 def _put(target: queue.Queue[Any], item: Any, stop: threading.Event) -> bool:

@@ -65,7 +65,8 @@ def train(
     if experiment.training.tensorboard:
         tensorboard_writer(directory.path / "tensorboard", 0).close()
     with directory.locked():
-        task = shared_task(build_task(experiment, directory.path / "skipped.csv"), devices)
+        report = Display(experiment.training.max_epochs, quiet).message
+        task = shared_task(build_task(experiment, directory.path / "skipped.csv", report=report), devices)
         run_task(task, directory, quiet, allow_changed_data)
     return directory.model
 
@@ -159,7 +160,7 @@ def describe(task: TrainingTask, trainer: Trainer, display: Display) -> None:
     if task.start is not None:
         for line in (*task.start.describe(), *task.start.energy_table(task.atomic_energies)):
             display.message(line)
-    for line in task.objective.describe(task):
+    for line in (*task.notes, *task.objective.describe(task)):
         display.message(line)
     params = trainer.state.all_params
     parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -207,6 +208,8 @@ def write_summary(task: TrainingTask, directory: RunDirectory) -> None:
         **task.objective.summary(task),
         "fingerprints": task.fingerprints,
     }
+    if task.notes:
+        summary["notes"] = list(task.notes)
     if task.start is not None:
         summary["started_from"] = provenance(task.start, task.replay)
     write_atomically(directory.path / "data_summary.json", json.dumps(summary, indent=1).encode())

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from equijax.errors import EquijaxError, EquijaxWarning
-from equijax.train.batches import LabelledFrame, label_counts
+from equijax.train.batches import CountedFrames, LabelledFrame, label_counts
 from equijax.train.config import AnyTerm, EnergyTerm, HamiltonianTerm, LossConfig, LossTerm, TargetTerm, TrainingConfig
 
 
@@ -24,8 +24,8 @@ def refuse_stress_of_direct_forces(experiment: Any) -> None:
 
 def observed_labels(
     training: TrainingConfig,
-    train: list[LabelledFrame],
-    valid: list[LabelledFrame],
+    train: Sequence[LabelledFrame] | CountedFrames,
+    valid: Sequence[LabelledFrame],
     names: Iterable[str],
     data: str = "",
 ) -> tuple[str, ...]:

@@ -19,6 +19,8 @@ from equijax.train.hamiltonian_setup import predicts_hamiltonians
 from equijax.train.optimizer import build_optimizer
 from equijax.train.parameter_groups import describe_groups, learning_rate_factors, trained_and_frozen
 from equijax.train.setup import TrainingTask, build_task, provenance
+from equijax.train.streamed_preview import StreamedPreview, streamed_preview
+from equijax.train.streamed_setup import reads_shards
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +47,12 @@ class Preview:
         return report
 
 
-def preview(experiment: Any) -> Preview | HamiltonianPreview:
+def preview(experiment: Any) -> Preview | HamiltonianPreview | StreamedPreview:
     """Audit an experiment. Raises EquijaxError for whatever would stop its training before the first step."""
     if predicts_hamiltonians(experiment.model):
         return hamiltonian_preview(experiment)
+    if reads_shards(experiment):
+        return streamed_preview(experiment)
     start = starting_point(experiment)
     energies = None if start is None else start.energies
     readers = target_readers(experiment.targets)

@@ -6,7 +6,7 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from equijax.models.targets import with_targets
 from equijax.potential.potential import Potential
 from equijax.precision import DType, jit
 from equijax.structure import Structure
-from equijax.train.batches import BatchSource, LabelledFrame, labelled_frame
+from equijax.train.batches import BatchSource, CountedFrames, LabelledFrame, labelled_frame
 from equijax.train.config import TrainingConfig
 from equijax.train.devices import Devices
 from equijax.train.fine_tuning import StartingPoint, starting_point
@@ -32,6 +32,9 @@ from equijax.train.replay import Replay, epoch_selection, frames_in_epoch, weigh
 from equijax.train.target_setup import refuse_missing_targets, refuse_periodic_dipoles, statistics_of_targets
 from equijax.weights.model_file import flatten_parameters, nest_parameters
 
+if TYPE_CHECKING:
+    from equijax.train.streamed import StreamedSource
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainingTask:
@@ -40,6 +43,7 @@ class TrainingTask:
     `observed` names the labels that training frames have; `config` is the resolved experiment as plain data,
     `fingerprints` maps each file that was read to its sha256. Fine-tuning has a `start`, and perhaps a `replay`.
     Several `devices` share every batch; see `shared_task`.
+    `notes` say what was measured on what, where the training frames are not in memory.
     """
 
     seed: int
@@ -49,7 +53,7 @@ class TrainingTask:
     module: Any
     statistics: ModelStatistics
     atomic_energies: dict[int, float]
-    train: BatchSource
+    train: BatchSource | StreamedSource
     valid: BatchSource
     test: dict[str, list[Structure]]
     objective: Objective
@@ -60,25 +64,36 @@ class TrainingTask:
     replay: Replay | None = None
     dispersion: str | None = None
     devices: Devices | None = None
+    notes: tuple[str, ...] = ()
 
     @property
-    def new_frames(self) -> list[LabelledFrame]:
+    def new_frames(self) -> list[LabelledFrame] | CountedFrames:
         """The training frames without those that are replayed."""
         frames = self.train.frames
-        return frames if self.replay is None else frames[: len(frames) - len(self.replay.frames)]
+        if self.replay is None or isinstance(frames, CountedFrames):
+            return frames
+        return frames[: len(frames) - len(self.replay.frames)]
 
 
-def build_task(experiment: Any, skipped_csv: Path | None = None, start: StartingPoint | None = None) -> TrainingTask:
+def build_task(
+    experiment: Any,
+    skipped_csv: Path | None = None,
+    start: StartingPoint | None = None,
+    report: Callable[[str], None] = lambda text: None,
+) -> TrainingTask:
     """Read the data of an ExperimentConfig, check that it can train the model, and build all graphs.
 
     Frames that the configuration allows to leave out are listed in `skipped_csv`. `start` is its starting point when
-    that has been read already.
+    that has been read already. `report` is given a line before a long pass over frames that are not in memory.
     """
     from equijax.datasets import load_dataset
     from equijax.train.hamiltonian_setup import hamiltonian_task, load_hamiltonian_dataset, predicts_hamiltonians
+    from equijax.train.streamed_setup import reads_shards, streamed_task
 
     if predicts_hamiltonians(experiment.model):
         return hamiltonian_task(experiment, load_hamiltonian_dataset(experiment.dataset, experiment.seed))
+    if reads_shards(experiment):
+        return streamed_task(experiment, skipped_csv, report)
     readers = target_readers(experiment.targets)
     start = start or starting_point(experiment)
     dispersion = _dispersion(experiment, start)
@@ -258,21 +273,25 @@ def model_statistics(train: list[LabelledFrame], elements: tuple[int, ...]) -> M
         scale = float(np.sqrt(np.mean(np.concatenate(forces) ** 2)))
     else:
         scale = float(energies.std()) if len(energies) else 0.0
-    if not scale > 1e-8:
-        if forces or len(energies):
-            warnings.warn(
-                "the training labels do not vary (one frame, or equal values), so the model's energy scale is set to "
-                "1 eV",
-                EquijaxWarning,
-                stacklevel=2,
-            )
-        scale = 1.0
     return ModelStatistics(
         atomic_numbers=elements,
         avg_num_neighbors=float(degrees[degrees > 0].mean()),
-        scale=scale,
+        scale=scale_or_one(scale, has_labels=bool(forces or len(energies))),
         shift=shift,
     )
+
+
+def scale_or_one(scale: float, has_labels: bool) -> float:
+    """`scale`, or 1 with a warning when the labels have no spread; without labels 1."""
+    if scale > 1e-8:
+        return scale
+    if has_labels:
+        warnings.warn(
+            "the training labels do not vary (one frame, or equal values), so the model's energy scale is set to 1 eV",
+            EquijaxWarning,
+            stacklevel=3,
+        )
+    return 1.0
 
 
 def best_potential(task: TrainingTask, objective: PotentialObjective, params: Any, progress: Progress) -> Potential:

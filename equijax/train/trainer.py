@@ -7,6 +7,7 @@ import signal
 import time
 import warnings
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -261,7 +262,7 @@ class Trainer:
                 frames = [self.task.train.frames[i] for i in indices]
                 if self._skipped > self.training.allowed_skips:
                     self._pending.clear()
-                    self._crash(f"the loss or gradient of step {step}", frames, values)
+                    self._crash(f"the loss or gradient of step {step}", frames, values, indices)
                 places = ", ".join(frame.structure.where for frame in frames)
                 self.event(
                     "skipped",
@@ -274,8 +275,11 @@ class Trainer:
             for key, value in (values | {"steps": 1.0}).items():
                 sums[key] = sums.get(key, 0.0) + value
 
-    def _crash(self, what: str, frames: list[Any], values: dict[str, float]) -> None:
-        """Write `crash/` and raise. The state is still the one that met the bad batch; it is not saved."""
+    def _crash(self, what: str, frames: list[Any], values: dict[str, float], batch: Sequence[int] = ()) -> None:
+        """Write `crash/` and raise. The state is still the one that met the bad batch; it is not saved.
+
+        `batch` are the indices of `frames` when they are a batch of training.
+        """
         loss = self.training.stage_loss(self.progress.stage)
         source = self.task.train
         report: dict[str, Any] = {
@@ -288,14 +292,13 @@ class Trainer:
             "config": self.task.config,
             "environment": self._environment(),
         }
-        if frames and values:
-            indices = [next(i for i, f in enumerate(source.frames) if f is frame) for frame in frames]
+        if batch:
             computed = computed_loss(loss, self.task.observed)
-            batch = source.assemble(indices)
+            arrays = source.assemble(batch)
             if self.devices is not None:
-                batch = self.devices.placed(batch)
+                arrays = self.devices.placed(arrays)
             weights = self._weights()
-            report["gradient_norms"] = gradient_norms(self.task, computed, self.state.all_params, batch, weights)
+            report["gradient_norms"] = gradient_norms(self.task, computed, self.state.all_params, arrays, weights)
         path = self.directory.crash / "report.json"
         if self._writes:
             write_crash_report(self.directory.crash, frames, report)
