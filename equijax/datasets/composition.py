@@ -62,10 +62,13 @@ class LabelSums:
             factor=factor,
         )
 
-    def least_squares(self) -> dict[int, float]:
-        """E0s {Z: eV} that minimise the sum of squares of E - ΣE0, as `e0.least_squares` of all frames."""
+    def least_squares(self, which: str | None = "solution of smallest norm") -> dict[int, float]:
+        """E0s {Z: eV} that minimise the sum of squares of E - ΣE0, as `e0.least_squares` of all frames.
+
+        Warns when they are not determined, unless `which` is None.
+        """
         frames = self.labels.get("energy", 0)
-        return solve_composition(self.elements, self.factor[:, :-1], self.factor[:, -1], frames)
+        return solve_composition(self.elements, self.factor[:, :-1], self.factor[:, -1], frames, which)
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self) | {"factor": self.factor.tolist(), "elements": list(self.elements)}

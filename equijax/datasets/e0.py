@@ -132,15 +132,16 @@ def solve_composition(
     counts: np.ndarray,
     energies: np.ndarray,
     frames: int,
-    which: str = "solution of smallest norm",
+    which: str | None = "solution of smallest norm",
 ) -> dict[int, float]:
     """{Z: eV} of smallest norm for which counts [.., elements] times it is closest to `energies`, eV.
 
-    Rows are `frames` frames, or their triangular factor. Warns when they do not determine the energies.
+    Rows are `frames` frames, or their triangular factor. Warns when they do not determine the energies, unless `which`
+    is None.
     """
     rcond = np.finfo(np.float64).eps * max(frames, len(elements))
     solution, _, rank, _ = np.linalg.lstsq(counts, energies, rcond=rcond)
-    if rank < len(elements):
+    if rank < len(elements) and which is not None:
         warnings.warn(
             f"E0s not identifiable: the compositions of {frames} frames determine {rank} of {len(elements)} "
             f"atomic energies; the {which} is used, and energies of other compositions will be wrong",

@@ -44,7 +44,7 @@ def check_energies(sums: LabelSums, isolated: Mapping[int, float], source: str |
     if source is None:
         source = "least_squares" if missing and sums.labels.get("energy") else "isolated_atoms"
     if source == "least_squares":
-        fitted = sums.least_squares() if sums.labels.get("energy") else {}
+        fitted = sums.least_squares(None) if sums.labels.get("energy") else {}
         return fitted | {z: isolated.get(z, 0.0) for z in missing if z not in fitted}, source
     if missing and sums.labels.get("energy"):
         names = ", ".join(map(e0.symbol, missing))

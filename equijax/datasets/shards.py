@@ -87,13 +87,13 @@ class FrameBlock:
 
     @classmethod
     def joined(cls, blocks: Sequence[FrameBlock]) -> FrameBlock:
-        """The frames of all blocks, in order; at least one block."""
-        arrays = {name: np.concatenate([b.arrays[name] for b in blocks]) for name in blocks[0].arrays}
-        ends, shift = [], 0
+        """The frames of all blocks, in order; at least one block. Takes their arrays, so that memory is not doubled."""
+        shift = 0
         for block in blocks:
-            ends.append(block.arrays["info_end"] + shift)
+            block.arrays["info_end"] = block.arrays["info_end"] + shift
             shift += len(block.arrays["info_text"])
-        return cls(arrays | {"info_end": np.concatenate(ends)}, blocks[0].sources)
+        names = list(blocks[0].arrays)
+        return cls({name: np.concatenate([b.arrays.pop(name) for b in blocks]) for name in names}, blocks[0].sources)
 
     def __len__(self) -> int:
         return len(self.arrays["num_atoms"])
