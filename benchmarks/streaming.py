@@ -2,10 +2,11 @@
 
     python benchmarks/streaming.py --frames 1000000 --folder FOLDER [--atoms 5] [--shards 10] [--train SECONDS]
 
-Makes an HDF5 file of random molecules with pair potentials for labels, writes it as shards, iterates all batches of an
-epoch, and trains a small MACE for SECONDS. Every part runs in a process of its own, and again with a hundredth of the
-frames (at least 1000): memory is the difference of the largest resident sets, so that the program and the model do not
-count. With --json the figures go to a file.
+Makes an HDF5 file of random molecules with harmonic labels and writes it as shards (with --write; otherwise those in
+FOLDER are used), reads all frames of an epoch in its order, makes the batches of another, and trains a small MACE for
+SECONDS. Every part runs in a process of its own, and again with a hundredth of the frames (at least 1000): memory is the
+difference of the largest resident sets, so that the program and the model do not count. With --json the figures go to a
+file.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def write(folder: Path, frames: int, shards: int) -> dict[str, float]:
     written = write_shards(
         [folder / "source.h5"], folder / "shards", options, frames_per_shard=-(-frames // shards), overwrite=True
     )
-    return {"seconds": time.perf_counter() - start, "shard_bytes": max(s["bytes"] for s in written.manifest["shards"])}
+    return {"seconds": time.perf_counter() - start, "frames": written.frames}
 
 
 def experiment_file(folder: Path, frames: int) -> Path:
@@ -74,19 +75,38 @@ def experiment_file(folder: Path, frames: int) -> Path:
     return path
 
 
-def iterate(folder: Path, frames: int) -> dict[str, float]:
+def iterate(folder: Path, frames: int, limit: float) -> dict[str, float]:
     from equijax.experiment import load_experiment
     from equijax.train.setup import build_task
+    from equijax.train.streamed import StreamedSource
 
     start = time.perf_counter()
     task = build_task(load_experiment(experiment_file(folder, frames)))
     ready = time.perf_counter()
-    seen = np.zeros(len(task.train.frames), bool)
-    for _, indices, _ in task.train.prefetched(task.train.plan(0)):
-        assert not seen[list(indices)].any()
-        seen[list(indices)] = True
+    source = task.train
+    assert isinstance(source, StreamedSource)
+    seen = np.zeros(len(source.frames), bool)
+    plan = source.plan(0)
+    for number, window in enumerate(source.windows(plan)):
+        first, end = int(plan.windows[number]), int(plan.windows[number + 1])
+        for index in (index for position in range(first, end) for index in plan[position]):
+            assert len(window.structure(index)) > 0
+            assert not seen[index]
+            seen[index] = True
     assert seen.all()
-    return {"start_seconds": ready - start, "seconds": time.perf_counter() - ready, "frames": len(seen)}
+    read = time.perf_counter()
+    batched = 0
+    for _, indices, _ in source.prefetched(source.plan(1)):
+        batched += len(indices)
+        if limit and time.perf_counter() - read > limit:
+            break
+    return {
+        "start_seconds": ready - start,
+        "frames": len(seen),
+        "read_frames_per_second": len(seen) / (read - ready),
+        "batched_frames": batched,
+        "frames_per_second": batched / (time.perf_counter() - read),
+    }
 
 
 def train(folder: Path, frames: int, seconds: float) -> dict[str, float]:
@@ -120,7 +140,7 @@ def worker(part: str, folder: Path, options: argparse.Namespace) -> None:
     elif part == "write":
         result = dict(write(folder, options.frames, options.shards))
     elif part == "iterate":
-        result = dict(iterate(folder, options.frames))
+        result = dict(iterate(folder, options.frames, options.batches))
     else:
         result = dict(train(folder, options.frames, options.train))
     result["peak_bytes"] = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -130,8 +150,19 @@ def worker(part: str, folder: Path, options: argparse.Namespace) -> None:
 def measured(part: str, folder: Path, options: argparse.Namespace, frames: int) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, __file__, "--part", part, "--folder", str(folder), "--frames", str(frames)]
-    command += ["--atoms", str(options.atoms), "--shards", str(options.shards), "--train", str(options.train)]
-    return dict(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]))
+    command += [
+        "--atoms",
+        str(options.atoms),
+        "--shards",
+        str(options.shards),
+        "--train",
+        str(options.train),
+        "--batches",
+        str(options.batches),
+    ]
+    return dict(
+        json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+    )
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
@@ -140,6 +171,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--atoms", type=int, default=5)
     parser.add_argument("--shards", type=int, default=10)
     parser.add_argument("--train", type=float, default=120.0, help="seconds of training; 0 leaves it out")
+    parser.add_argument("--batches", type=float, default=0.0, help="seconds of making batches; 0 is a whole epoch")
+    parser.add_argument("--write", action="store_true", help="also write the source and the shards")
     parser.add_argument("--folder", type=Path, required=True, help="for the data; kept, and written over")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--part", help=argparse.SUPPRESS)
@@ -149,21 +182,22 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         return {}
     report: dict[str, Any] = {"frames": options.frames, "atoms": options.atoms, "shards": options.shards}
     small = max(1000, options.frames // 100)
-    parts = ("source", "write", "iterate", "train") if options.train else ("source", "write", "iterate")
+    parts = [*(("source", "write") if options.write else ()), "iterate", *(("train",) if options.train else ())]
     for part in parts:
         before = measured(part, options.folder / "small", options, small)
         result = measured(part, options.folder / "large", options, options.frames)
         if part == "source":
             continue
-        shard = report.setdefault("shard_bytes", result.get("shard_bytes"))
+        manifest = json.loads((options.folder / "large" / "shards" / "manifest.json").read_text())
+        shard = report["shard_bytes"] = max(entry["bytes"] for entry in manifest["shards"])
         result["extra_bytes"] = result["peak_bytes"] - before["peak_bytes"]
         result["extra_shards"] = result["extra_bytes"] / shard
         if "frames_per_second" not in result:
             result["frames_per_second"] = options.frames / result["seconds"]
         report[part] = result
         print(
-            f"{part}: {result['frames_per_second']:.0f} frames/s, resident memory {result['peak_bytes'] / 2**20:.0f} MiB, "
-            f"{result['extra_bytes'] / 2**20:.1f} MiB of it for the data = {result['extra_shards']:.2f} shards of "
+            f"{part}: {result['frames_per_second']:.0f} frames/s, resident memory {result['peak_bytes'] / 2**20:.0f} "
+            f"MiB, {result['extra_bytes'] / 2**20:.1f} MiB of it for the data = {result['extra_shards']:.2f} shards of "
             f"{shard / 2**20:.1f} MiB",
             flush=True,
         )

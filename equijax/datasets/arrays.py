@@ -19,6 +19,7 @@ arrays, or one group per molecule with such arrays (as in SPICE); groups are rea
 from __future__ import annotations
 
 import contextlib
+import mmap
 import shutil
 import zipfile
 import zlib
@@ -51,7 +52,17 @@ def read_npz(path: str | Path, spool: Path | None = None) -> Iterator[RawFrame]:
     With `spool`, a folder, the arrays are unpacked there and mapped instead of being held in memory.
     """
     tables = npz_arrays(path) if spool is None else _spooled_npz(Path(path), spool)
-    yield from frames_from_arrays(tables, str(path))
+    yield from _forgetting(frames_from_arrays(tables, str(path)), tables)
+
+
+def _forgetting(frames: Iterator[RawFrame], tables: Mapping[str, np.ndarray]) -> Iterator[RawFrame]:
+    """The frames; what has been read of arrays that are mapped does not stay in memory."""
+    maps = [table._mmap for table in tables.values() if isinstance(table, np.memmap)]
+    for count, frame in enumerate(frames, 1):
+        yield frame
+        if count % 1024 == 0:
+            for mapped in maps:
+                mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _spooled_npz(path: Path, folder: Path) -> dict[str, np.ndarray]:
@@ -125,7 +136,7 @@ def read_hdf5(path: str | Path, spool: Path | None = None) -> Iterator[RawFrame]
         start = 0
         for name, group in groups:
             tables = _datasets(group, h5py, f"{path}: {name}", spool)
-            for frame in frames_from_arrays(tables, str(path), start, group=name):
+            for frame in _forgetting(frames_from_arrays(tables, str(path), start, group=name), tables):
                 start = frame.frame + 1
                 yield frame
 
@@ -167,11 +178,12 @@ def _datasets(group: Any, h5py: Any, where: str, spool: Path | None = None) -> d
 
 def _spooled(item: Any, file: Path) -> np.ndarray:
     file.unlink(missing_ok=True)  # an array of another group may still be mapped
-    table = np.lib.format.open_memmap(file, mode="w+", dtype=item.dtype, shape=item.shape)
     rows = max(1, SPOOLED * len(item) // (item.size * item.dtype.itemsize))
-    for first in range(0, len(item), rows):
-        table[first : first + rows] = item[first : first + rows]
-    table.flush()
+    header = {"descr": np.lib.format.dtype_to_descr(item.dtype), "fortran_order": False, "shape": item.shape}
+    with open(file, "wb") as unpacked:
+        np.lib.format.write_array_header_1_0(unpacked, header)
+        for first in range(0, len(item), rows):
+            unpacked.write(np.ascontiguousarray(item[first : first + rows]).tobytes())
     return np.load(file, mmap_mode="r", allow_pickle=False)
 
 

@@ -48,7 +48,8 @@ class LabelSums:
             for name, has in arrays.items()
             if name.startswith("has_")
         }
-        forces = arrays["forces"][np.repeat(arrays["has_forces"], counts)]
+        # Forces that are not labels are zeros.
+        forces = np.ravel(arrays["forces"])
         elements, factor = self.elements, self.factor
         for rows, table in compositions(arrays["num_atoms"], arrays["atomic_numbers"]):
             has = arrays["has_energy"][rows]
@@ -56,8 +57,8 @@ class LabelSums:
         return LabelSums(
             atoms=atoms,
             labels=labels,
-            force_components=self.force_components + forces.size,
-            force_squares=self.force_squares + float(np.sum(forces**2)),
+            force_components=self.force_components + 3 * int(counts[arrays["has_forces"]].sum()),
+            force_squares=self.force_squares + float(np.vdot(forces, forces)),
             elements=elements,
             factor=factor,
         )

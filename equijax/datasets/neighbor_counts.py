@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from equijax.datasets.files import atomic_path, sha256
-from equijax.datasets.shards import MANIFEST, Shards
+from equijax.datasets.shards import MANIFEST, FrameBlock, Shards
 from equijax.errors import EquijaxError
 from equijax.graph.neighbors import neighbor_list
 
+SMALL = 32
+"""Atoms of a molecule for which comparing all pairs is the fastest way."""
 COLUMNS = ("atoms", "edges", "largest number of neighbours", "atoms with neighbours")
 
 
@@ -30,7 +32,10 @@ def neighbor_counts(shards: Shards, cutoff: float, report: Callable[[str], None]
     report(f"counting the neighbours within {cutoff:g} Å of {shards.frames} frames, once for this cutoff")
     counts = np.zeros((shards.frames, len(COLUMNS)), np.int32)
     for first, block in shards.blocks():
-        for index, start in enumerate(block.starts().tolist()):
+        starts = block.starts()
+        counts[first : first + len(block)], rest = small_molecule_counts(block, starts, cutoff)
+        for index in rest.tolist():
+            start = int(starts[index])
             structure = block.structure(index, start)
             edges = neighbor_list(structure, cutoff)
             degree = np.bincount(edges.receivers, minlength=len(structure))
@@ -40,6 +45,35 @@ def neighbor_counts(shards: Shards, cutoff: float, report: Callable[[str], None]
     except OSError as error:
         report(f"{path} cannot be written ({error.strerror or error}): the next run will count again")
     return counts
+
+
+def small_molecule_counts(block: FrameBlock, starts: np.ndarray, cutoff: float) -> tuple[np.ndarray, np.ndarray]:
+    """(`neighbor_counts` of the frames of a block, indices of frames whose counts are not among them).
+
+    Molecules of few atoms are counted all at once, by their distances. Left are periodic and larger frames, and those
+    for which rounding could matter: distances close to the cutoff, to zero, or that are not small numbers.
+    """
+    sizes = block.arrays["num_atoms"].astype(np.int64)
+    counts = np.zeros((len(block), len(COLUMNS)), np.int32)
+    is_left = (sizes > SMALL) | block.arrays["pbc"].any(axis=1)
+    molecules = np.flatnonzero(~is_left)
+    for rows in np.array_split(molecules, max(1, len(molecules) // 256)):
+        if not len(rows):
+            continue
+        atoms = np.arange(int(sizes[rows].max()))
+        exists = atoms < sizes[rows, None]
+        places = starts[rows, None] + np.where(exists, atoms, 0)
+        positions = block.arrays["positions"][places]
+        squares = ((positions[:, :, None] - positions[:, None]) ** 2).sum(axis=-1)
+        pairs = exists[:, :, None] & exists[:, None] & (atoms[:, None] != atoms)
+        near = pairs & (squares < cutoff**2)
+        is_plain = (squares > 1e-4) & (squares < 1e6) & (np.abs(squares - cutoff**2) > 1e-6 * cutoff**2)
+        degrees = near.sum(axis=-1)
+        counts[rows] = np.stack(
+            [sizes[rows], degrees.sum(axis=-1), degrees.max(axis=-1), (degrees > 0).sum(axis=-1)], axis=1
+        )
+        is_left[rows] = ~(is_plain | ~pairs).all(axis=(1, 2)) | ~np.isfinite(positions).all(axis=(1, 2))
+    return counts, np.flatnonzero(is_left)
 
 
 def _read(path: Path, fingerprint: str, cutoff: float) -> np.ndarray | None:

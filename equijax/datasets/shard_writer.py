@@ -39,7 +39,7 @@ from equijax.structure import Structure
 SHARD_BYTES = 2**26
 """A shard is closed when it is at least this large, unless the number of its frames is given."""
 STATE = "sharding.json"
-_CHUNK = 256  # frames that are Python objects at the same time
+_CHUNK = 64  # frames that are Python objects at the same time
 _COLLIDING = 2.0  # Å; cutoff of the list that finds atoms in the same place, and cells that are not sound
 
 
@@ -234,8 +234,10 @@ class _Writer:
                 while chunk := list(islice(frames, self._room(pending))):
                     self.cursor[1] += len(chunk)
                     structures = self._checked(chunk, number)
-                    if structures:
-                        yield FrameBlock.of(structures, self.sources)
+                    block = FrameBlock.of(structures, self.sources) if structures else None
+                    del chunk, structures  # a shard may be joined and written before the next
+                    if block is not None:
+                        yield block
             if not self.names[number].count:
                 raise EquijaxError(f"{path}: no frames")
 

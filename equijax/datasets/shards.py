@@ -37,7 +37,7 @@ from equijax.structure import Structure
 
 FORMAT, VERSION = "equijax-shards", 1
 MANIFEST = "manifest.json"
-SAMPLE = 1000
+SAMPLE = 300
 """Frames on which units, signs and distances are judged."""
 LABELS = ("energy", "forces", "stress")
 UNITS = {"energy": "eV", "length": "angstrom", "forces": "eV/angstrom", "stress": "eV/angstrom^3"}
@@ -216,8 +216,9 @@ class Shards:
             with self._opened(file) as data:
                 yield {name: data[name][()] for name in names}
 
-    def blocks(self, frames: int = 2048) -> Iterator[tuple[int, FrameBlock]]:
-        """(number of the first frame, block) of all frames in order, at most so many at a time."""
+    def blocks(self) -> Iterator[tuple[int, FrameBlock]]:
+        """(number of the first frame, block) of all frames in order, a small part of a shard at a time."""
+        frames = min(2048, -(-self.largest // 16))
         for start, stop in zip(self.firsts[:-1].tolist(), self.firsts[1:].tolist(), strict=True):
             for first in range(start, stop, frames):
                 yield first, self.read(first, min(first + frames, stop))

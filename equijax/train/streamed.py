@@ -46,8 +46,8 @@ class StreamedFrames(CountedFrames):
         return {name: self.labels.get(name, 0) for name in names}
 
 
-class _Window:
-    """Frames of a few pieces, in memory as arrays."""
+class Window:
+    """Frames of a few pieces, in memory as arrays; their indices are those of `frames`."""
 
     def __init__(self, frames: StreamedFrames, bounds: np.ndarray, pieces: Sequence[int]) -> None:
         self._frames = frames
@@ -60,9 +60,12 @@ class _Window:
         self._firsts = np.array([first for first, *_ in self._blocks])
 
     def __getitem__(self, index: int) -> LabelledFrame:
+        return self._frames.labelled(self.structure(index))
+
+    def structure(self, index: int) -> Structure:
         _, start, block, starts = self._blocks[int(np.searchsorted(self._firsts, index, side="right")) - 1]
         row = int(self._frames.numbers[index]) - start
-        return self._frames.labelled(block.structure(row, int(starts[row])))
+        return block.structure(row, int(starts[row]))
 
 
 class StreamedSource:
@@ -124,12 +127,16 @@ class StreamedSource:
         assert isinstance(plan, EpochPlan)
         return ahead(self._batches(plan, start), 2, "equijax-batches")
 
+    def windows(self, plan: EpochPlan, first: int = 0) -> Generator[Window, None, None]:
+        """The windows of an epoch from number `first` on, read ahead by a thread."""
+        windows = (Window(self.frames, self._bounds, pieces.tolist()) for pieces in plan.pieces[first:])
+        return ahead(windows, 1, "equijax-shards")
+
     def _batches(self, plan: EpochPlan, start: int) -> Iterator[tuple[int, Sequence[int], Any]]:
         first = int(np.searchsorted(plan.windows, start, side="right")) - 1
         if start >= len(plan):
             return
-        windows = (_Window(self.frames, self._bounds, pieces.tolist()) for pieces in plan.pieces[first:])
-        reading = ahead(windows, 1, "equijax-shards")
+        reading = self.windows(plan, first)
         try:
             for number, window in enumerate(reading, first):
                 for position in range(max(start, int(plan.windows[number])), int(plan.windows[number + 1])):
