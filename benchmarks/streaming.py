@@ -4,9 +4,9 @@
 
 Makes an HDF5 file of random molecules with harmonic labels and writes it as shards (with --write; otherwise those in
 FOLDER are used), reads all frames of an epoch in its order, makes the batches of another, and trains a small MACE for
-SECONDS. Every part runs in a process of its own, and again with a hundredth of the frames (at least 1000): memory is the
-difference of the largest resident sets, so that the program and the model do not count. With --json the figures go to a
-file.
+SECONDS. Every part runs in a process of its own, and again with a hundredth of the frames (at least 1000): memory is
+the difference of the largest resident sets, so that the program and the model do not count. With --json the figures go
+to a file.
 """
 
 from __future__ import annotations
