@@ -100,7 +100,15 @@ def _write(path: Path, counts: np.ndarray, fingerprint: str, cutoff: float) -> N
 
 
 def _digest(counts: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(counts).tobytes()).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(counts)).hexdigest()
+
+
+def of_frames(counts: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """The rows `numbers`, which ascend, of `counts`, which are written over: there is no second table in memory."""
+    for first in range(0, len(numbers), 65536):
+        rows = numbers[first : first + 65536]
+        counts[first : first + len(rows)] = counts[rows]  # row i comes from i or later
+    return counts[: len(numbers)]
 
 
 def average_neighbors(counts: np.ndarray) -> float:

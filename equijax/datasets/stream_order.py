@@ -2,7 +2,7 @@
 of shards at a time.
 
 Every shard is cut into pieces of consecutive frames. The pieces of all shards are shuffled, a few of them at a time
-make a window, and the frames of a window are shuffled. A window holds a quarter of a shard's frames, taken from up to
+make a window, and the frames of a window are shuffled. A window holds an eighth of a shard's frames, taken from up to
 32 places of the dataset, and batches are cut within windows.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 from equijax.errors import EquijaxError
 from equijax.graph.batching import BatchBudget, epoch_order, plan_batches
 
-PIECES = 128
+PIECES = 256
 """Pieces that the largest shard is cut into."""
 WINDOW = 32
 """Pieces of a window."""

@@ -67,7 +67,8 @@ def plan_shapes(
     epoch when they are not those of `plan_batches` over all structures. With `shares` a batch is divided in as many
     parts, and the shapes are those that hold any part of it.
     """
-    table = np.asarray(sizes, dtype=np.int64).reshape(-1, 3)
+    # A large table keeps its integers: sums of them are 64 bits wide in any case.
+    table = (sizes if isinstance(sizes, np.ndarray) else np.asarray(sizes, dtype=np.int64)).reshape(-1, 3)
     visits: Counter[Capacity] = Counter()
     limit = _largest_batch(table, budget, policy, shares) if len(table) else None
     rounds = epochs if shuffle else 1

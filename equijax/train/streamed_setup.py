@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from equijax.datasets.neighbor_counts import average_neighbors, neighbor_counts
+from equijax.datasets.neighbor_counts import average_neighbors, neighbor_counts, of_frames
 from equijax.datasets.stream import StreamedDataset, is_streamed, load_streamed
 from equijax.errors import EquijaxError, EquijaxWarning
 from equijax.models.contract import ModelStatistics
@@ -60,7 +60,7 @@ def task_from_stream(
     cutoff, elements = experiment.model.cutoff, dataset.elements
     if not dataset.valid:
         raise EquijaxError("dataset.valid: there are no frames; training needs at least one")
-    counts = neighbor_counts(dataset.shards, cutoff, report)[dataset.numbers]
+    counts = of_frames(neighbor_counts(dataset.shards, cutoff, report), dataset.numbers)
     frames = StreamedFrames(dataset.shards, dataset.numbers, dataset.labels, cutoff, elements, dataset.atomic_energies)
     valid = [labelled_frame(s, cutoff, elements, dataset.atomic_energies) for s in dataset.valid]
     objective = PotentialObjective({})
