@@ -31,7 +31,7 @@ EXPERIMENT = """
 seed: 0
 dataset: {{train: {shards}, valid: {{count: {valid}}}, atomic_energies: {{H: -1.0, C: -2.0, O: -3.0}}}}
 model: {{name: mace, cutoff: 3.0, hidden_irreps: 4x0e, num_layers: 1, correlation: 1, lmax: 1, radial_mlp: [8]}}
-training: {{max_epochs: 1, batch: {{max_structures: {batch}}}, checkpoint_every_seconds: null, log_every_steps: 500}}
+training: {{max_epochs: 1000, batch: {{max_structures: {batch}}}, checkpoint_every_seconds: null, log_every_steps: 50}}
 """
 
 

@@ -57,7 +57,7 @@ def read_npz(path: str | Path, spool: Path | None = None) -> Iterator[RawFrame]:
 
 def _forgetting(frames: Iterator[RawFrame], tables: Mapping[str, np.ndarray]) -> Iterator[RawFrame]:
     """The frames; what has been read of arrays that are mapped does not stay in memory."""
-    bases: list[Any] = [table.base for table in tables.values()]
+    bases: list[Any] = [table.base for table in tables.values() if isinstance(table, np.ndarray)]
     maps = [base for base in bases if isinstance(base, mmap.mmap)]
     for count, frame in enumerate(frames, 1):
         yield frame

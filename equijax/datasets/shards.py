@@ -231,8 +231,11 @@ class Shards:
             here = wanted[(wanted >= start) & (wanted < stop)].tolist()
             if here:
                 with self._opened(file) as data:
+                    # What is a number per frame is read at once, instead of frame by frame.
+                    columns = {name: data[name] for name in data}
+                    columns |= {name: data[name][()] for name in data if data[name].shape == (stop - start,)}
                     for number in here:
-                        rows = _rows(data, number - start, number - start + 1)
+                        rows = _rows(columns, number - start, number - start + 1)
                         found[number] = FrameBlock(rows, self.sources).structure(0, 0)
         return [found[number] for number in numbers]
 
