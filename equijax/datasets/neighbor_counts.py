@@ -100,7 +100,7 @@ def _write(path: Path, counts: np.ndarray, fingerprint: str, cutoff: float) -> N
 
 
 def _digest(counts: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(counts)).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(counts).data).hexdigest()
 
 
 def of_frames(counts: np.ndarray, numbers: np.ndarray) -> np.ndarray:

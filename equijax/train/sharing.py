@@ -12,15 +12,22 @@ from equijax.errors import EquijaxError, EquijaxWarning
 from equijax.train.devices import Devices
 from equijax.train.environment import environment
 from equijax.train.setup import TrainingTask
+from equijax.train.streamed import StreamedSource
 
 
 def shared_task(task: TrainingTask, devices: Devices | None) -> TrainingTask:
     """The task with every batch divided among `devices`; the same task for None, which is one device.
 
-    Raises EquijaxError for models that change their form while they train. Warns of devices without work.
+    Raises EquijaxError for shards, and for models that change their form while they train. Warns of devices without
+    work.
     """
     if devices is None:
         return task
+    if isinstance(task.train, StreamedSource):
+        raise EquijaxError(
+            "training.devices: several devices cannot share training frames in shards; expected training.devices: 1, "
+            "or files as dataset.train"
+        )
     if task.objective.phases is not None:
         raise EquijaxError(
             f"training.devices: this {task.model_config.name} changes its form while it trains (model.path_sparsity), "

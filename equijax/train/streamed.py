@@ -114,6 +114,10 @@ class StreamedSource:
         """Numpy arrays of one batch in the source's precision, its frames read one by one."""
         return self._pack(indices, self.frames)
 
+    def example(self) -> Any:
+        """Numpy arrays of the first batch of a run."""
+        return self.assemble(self.plan(0)[0])
+
     def _pack(self, indices: Sequence[int], frames: Any) -> Any:
         return labelled_batch([frames[i] for i in indices], self.capacity(indices), self.dtype)
 

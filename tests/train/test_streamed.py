@@ -30,6 +30,7 @@ from equijax.train.config import TrainingConfig
 from equijax.train.interruption import TrainingInterrupted
 from equijax.train.run_directory import RunDirectory
 from equijax.train.setup import build_task
+from equijax.train.sharing import shared_task
 from equijax.train.streamed_setup import reads_shards
 from tests.toy_model import ToyConfig
 from tests.train.test_trainer import StopAt, records
@@ -163,8 +164,10 @@ class SameOrder:
     def __init__(self, memory: BatchSource, streamed) -> None:
         self.frames, self.plan, self.capacities = memory.frames, streamed.plan, streamed.capacities
         self.capacity, self.pack, self.dtype = streamed.capacity, memory.pack, memory.dtype
+        self.shares = None
 
-    assemble, prefetched = BatchSource.assemble, BatchSource.prefetched
+    assemble, prefetched, example = BatchSource.assemble, BatchSource.prefetched, BatchSource.example
+    parts, _packed = BatchSource.parts, BatchSource._packed
 
 
 def test_the_same_order_gives_the_same_training_as_data_in_memory(folder, tmp_path):
@@ -292,6 +295,11 @@ def test_the_command_line_checks_and_trains(config, tmp_path, capsys):
 def test_unsupported_kinds_of_training_are_refused(change, words, config):
     with pytest.raises(EquijaxError, match=words):
         reads_shards(load_experiment(config).model_copy(update=change))
+
+
+def test_several_devices_are_refused(folder):
+    with pytest.raises(EquijaxError, match=r"training.devices: several devices cannot share training frames in shards"):
+        shared_task(build_task(experiment(folder / "shards")), types.SimpleNamespace(count=2))
 
 
 def test_dispersion_is_not_subtracted_from_shards(config):
