@@ -117,7 +117,7 @@ def load_dataset(
         parts = {"train": [everything[i] for i in stay], "valid": [everything[i] for i in chosen], **_rest(parts)}
 
     if config.require == "all":
-        _require_all(parts)
+        require_labels(parts, {label for structure in parts["train"] for label in structure.labels})
     if config.subtract is not None:
         calculator = Dispersion.parse(config.subtract, "dataset.subtract").calculator()
         # Labels of test sets stay as they are: predictions are of the whole energy.
@@ -208,11 +208,13 @@ def without_large_forces(
     structures: Sequence[Structure], limit: float | None
 ) -> tuple[list[Structure], list[BadFrame]]:
     """(structures whose forces are all at most `limit` eV/Å, those that are left out)."""
+    if limit is None:
+        return list(structures), []
     kept: list[Structure] = []
     bad: list[BadFrame] = []
     for structure in structures:
-        largest = 0.0 if limit is None else max_force(structure)
-        if limit is not None and largest > limit:
+        largest = max_force(structure)
+        if largest > limit:
             reason = f"{structure.where}: forces: {largest:.4g} eV/Å is above max_force {limit:g}"
             bad.append(BadFrame(structure.file or "", structure.frame or 0, reason))
         else:
@@ -250,8 +252,8 @@ def _rest(parts: dict[str, Any]) -> dict[str, Any]:
     return {name: structures for name, structures in parts.items() if name not in ("train", "valid")}
 
 
-def _require_all(parts: dict[str, list[Structure]]) -> None:
-    wanted = {label for structure in parts["train"] for label in structure.labels}
+def require_labels(parts: Mapping[str, Sequence[Structure]], wanted: set[str]) -> None:
+    """EquijaxError for a frame that lacks one of the `wanted` labels."""
     for structures in parts.values():
         for structure in structures:
             for label in sorted(wanted - set(structure.labels)):
@@ -296,10 +298,14 @@ def check_elements(
 def _warn_of_duplicates(parts: dict[str, list[Structure]]) -> None:
     for names, pairs in duplicates(parts).items():
         if " and " in names:
-            first, second = pairs[0]
-            warnings.warn(
-                f"{len(pairs)} equal frames in {names}, the first {first.where} and {second.where}: errors on them say "
-                "nothing about new structures",
-                EquijaxWarning,
-                stacklevel=3,
-            )
+            warn_of_equal_frames(names, len(pairs), *(structure.where for structure in pairs[0]))
+
+
+def warn_of_equal_frames(names: str, count: int, first: str, second: str) -> None:
+    """`count` pairs of equal frames in two parts, the first of them in these places."""
+    warnings.warn(
+        f"{count} equal frames in {names}, the first {first} and {second}: errors on them say nothing about new "
+        "structures",
+        EquijaxWarning,
+        stacklevel=4,
+    )

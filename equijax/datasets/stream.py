@@ -13,7 +13,7 @@ import numpy as np
 from equijax.datasets import e0
 from equijax.datasets.composition import LabelSums
 from equijax.datasets.config import Count, DatasetConfig, Fraction, Paths, ReadOptions
-from equijax.datasets.load import Reading, check_elements, write_skipped
+from equijax.datasets.load import Reading, check_elements, require_labels, warn_of_equal_frames, write_skipped
 from equijax.datasets.plausibility import implausible
 from equijax.datasets.shard_checks import InteractionEnergies
 from equijax.datasets.shards import LABELS, SAMPLE, Shards, is_shard_directory
@@ -191,15 +191,7 @@ def _require_all(parts: Mapping[str, Sequence[Structure]], wanted: set[str], sum
                 key=name,
                 fix="add the labels, or set require: any",
             )
-        for structure in (s for structures in parts.values() for s in structures):
-            if name not in structure.labels:
-                raise located(
-                    "missing, and require is all",
-                    file=structure.file,
-                    frame=structure.frame,
-                    key=name,
-                    fix="add the label, or set require: any",
-                )
+    require_labels(parts, wanted)
 
 
 def _atomic_energies(config: DatasetConfig, sums: LabelSums, shards: Shards) -> dict[int, float]:
@@ -243,10 +235,4 @@ def _warn_of_duplicates(parts: Mapping[str, Sequence[Structure]], shards: Shards
             where = f"frame {start + index} of {shards.directory}"
             pairs.setdefault(f"train and {name}", []).append((where, structure.where))
     for names, found_pairs in pairs.items():
-        first_place, second_place = found_pairs[0]
-        warnings.warn(
-            f"{len(found_pairs)} equal frames in {names}, the first {first_place} and {second_place}: errors on them "
-            "say nothing about new structures",
-            EquijaxWarning,
-            stacklevel=3,
-        )
+        warn_of_equal_frames(names, len(found_pairs), *found_pairs[0])

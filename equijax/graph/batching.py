@@ -101,7 +101,6 @@ def structure_graph(
     if np.linalg.norm(centre) > FAR:
         offset = offset + centre
     degree = np.bincount(edges.receivers, minlength=len(species))
-    starts = np.cumsum(degree) - degree
     return StructureGraph(
         species=species,
         positions=positions - offset,
@@ -112,11 +111,16 @@ def structure_graph(
         senders=edges.senders,
         shifts=shifts,
         reverse=edges.reverse,
-        slots=np.arange(len(edges)) - starts.take(edges.receivers),
+        slots=numbered(edges.receivers, degree),
         degree=degree,
         cutoff=float(cutoff),
         where=structure.where,
     )
+
+
+def numbered(groups: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """0, 1, ... within each group of `sizes`; `groups` are their numbers, in ascending order."""
+    return np.arange(len(groups)) - (np.cumsum(sizes) - sizes).take(groups)
 
 
 def species_index(structure: Structure, elements: tuple[int, ...]) -> np.ndarray:

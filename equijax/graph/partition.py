@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from equijax.graph.atom_graph import AtomGraph
-from equijax.graph.batching import StructureGraph, batch
+from equijax.graph.batching import StructureGraph, batch, numbered
 from equijax.graph.padding import Capacity
 from equijax.precision import DType
 
@@ -104,7 +104,6 @@ def part_of(graph: StructureGraph, owner: np.ndarray, index: int, hops: int) -> 
     place[edges] = np.arange(len(edges))
     receivers = row[graph.receivers[edges]]
     degree = np.bincount(receivers, minlength=len(atoms))
-    starts = np.cumsum(degree) - degree
     held_graph = dataclasses.replace(
         graph,
         species=graph.species[atoms],
@@ -114,7 +113,7 @@ def part_of(graph: StructureGraph, owner: np.ndarray, index: int, hops: int) -> 
         senders=row[graph.senders[edges]],
         shifts=graph.shifts[edges],
         reverse=place[graph.reverse[edges]],
-        slots=np.arange(len(edges)) - starts[receivers],
+        slots=numbered(receivers, degree),
         degree=degree,
     )
     return Part(held_graph, atoms, edges, len(own))

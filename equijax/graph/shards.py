@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from equijax.graph.atom_graph import AtomGraph
-from equijax.graph.batching import StructureGraph
+from equijax.graph.batching import StructureGraph, numbered
 from equijax.graph.halo import Halo
 from equijax.graph.padding import Capacity
 from equijax.graph.partition import owners
@@ -59,7 +59,7 @@ def shard_plan(graph: StructureGraph, devices: int) -> ShardPlan:
     counts = np.bincount(owner, minlength=devices)
     order = np.argsort(owner, kind="stable")
     row = np.empty(graph.num_nodes, np.int64)
-    row[order] = np.arange(graph.num_nodes) - np.repeat(np.cumsum(counts) - counts, counts)
+    row[order] = numbered(owner[order], counts)
 
     source, target = owner[graph.senders], owner[graph.receivers]
     crosses = source != target
@@ -69,7 +69,7 @@ def shard_plan(graph: StructureGraph, devices: int) -> ShardPlan:
     needed, which = np.unique(keys, return_inverse=True)
     pair, atom = np.divmod(needed, graph.num_nodes)
     receiver, sender = np.divmod(pair, devices)
-    in_message, in_list = _numbered(pair, devices**2), _numbered(receiver, devices)
+    in_message, in_list = numbered(pair, np.bincount(pair)), numbered(receiver, np.bincount(receiver))
     sends = np.zeros((devices, devices, in_message.max(initial=0) + 1), np.int32)
     sends[sender, receiver, in_message] = row[atom]
     others = np.zeros((devices, in_list.max(initial=0) + 1, 2), np.int32)
@@ -77,12 +77,6 @@ def shard_plan(graph: StructureGraph, devices: int) -> ShardPlan:
     place = row[graph.senders]
     place[edges] = in_list[which]
     return ShardPlan(owner, row, crosses, place, sends, others)
-
-
-def _numbered(groups: np.ndarray, count: int) -> np.ndarray:
-    """0, 1, ... within each of the groups 0..count-1, which come in ascending order."""
-    sizes = np.bincount(groups, minlength=count)
-    return np.arange(len(groups)) - (np.cumsum(sizes) - sizes)[groups]
 
 
 def shard(
@@ -137,7 +131,7 @@ def shard(
 def _sent_slots(senders: np.ndarray, flat: np.ndarray, rows: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Slots `flat` [E] listed by their `senders` [E], [rows, width], and where there are any."""
     order = np.argsort(senders, kind="stable")
-    at = (senders[order], _numbered(senders[order], rows))
+    at = (senders[order], numbered(senders[order], np.bincount(senders)))
     slots, mask = np.zeros((rows, width), np.int32), np.zeros((rows, width), bool)
     slots[at], mask[at] = flat[order], True
     return slots, mask
