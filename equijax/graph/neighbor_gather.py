@@ -59,6 +59,20 @@ def _sum_rows(
     return jnp.sum(_masked(rows, sent_mask), axis=1)
 
 
+def _sum_rows_in_turn(
+    y: jax.Array, neighbors: jax.Array, neighbor_mask: jax.Array, sent: jax.Array, sent_mask: jax.Array
+) -> jax.Array:
+    """The same, slot by slot. XLA on the CPU would otherwise compute y where it is gathered, in the loop over slots and
+    element by element; what a loop takes from outside it is computed first."""
+    flat = y.reshape(-1, *y.shape[2:])
+
+    def add(k: jax.Array, total: jax.Array) -> jax.Array:
+        rows = flat.at[sent[:, k]].get(mode="promise_in_bounds")
+        return total + jnp.where(sent_mask[:, k].reshape(-1, *(1,) * (rows.ndim - 1)), rows, 0)
+
+    return jax.lax.fori_loop(0, sent.shape[1], add, jnp.zeros((sent.shape[0], *y.shape[2:]), y.dtype))
+
+
 def linear_primitive(name: str, function: Any, shape: Any) -> Primitive:
     """A primitive function(values, slots, ...) that is linear in `values` and leaves the trailing axes of it alone.
 
@@ -83,6 +97,7 @@ def linear_primitive(name: str, function: Any, shape: Any) -> Primitive:
 
 _gather = linear_primitive("gather_senders", _gather_rows, lambda x, slots, *_: (*slots, *x[1:]))
 _sum = linear_primitive("sum_to_senders", _sum_rows, lambda y, *slots: (slots[-1][0], *y[2:]))
+mlir.register_lowering(_sum, mlir.lower_fun(_sum_rows_in_turn, multiple_results=False), platform="cpu")
 
 
 def set_derivatives(primitive: Primitive, transpose: Primitive) -> None:

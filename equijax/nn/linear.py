@@ -28,8 +28,17 @@ class IrrepsLinear(nn.Module):
         degrees = []
         for l in range(self.lmax + 1):
             weight = self.param(irrep_name(l), _normal, (self.channels_in, self.channels_out), x.dtype)
-            degrees.append(x[:, degree_slice(l)] @ weight * self.channels_in**-0.5)
+            degrees.append(rows_times(x[:, degree_slice(l)], weight * self.channels_in**-0.5))
         return jnp.concatenate(degrees, axis=1)
+
+
+def rows_times(x: jax.Array, weight: jax.Array) -> jax.Array:
+    """x [N, m, C] @ weight [C, C'], as the product of two matrices.
+
+    The transpose of a product of three axes makes XLA on the CPU copy [N, m, C] with its channels slowest, element by
+    element; of two axes it reads them as they lie.
+    """
+    return (x.reshape(-1, x.shape[-1]) @ weight).reshape(*x.shape[:-1], weight.shape[-1])
 
 
 class PathLinear(nn.Module):
@@ -49,7 +58,7 @@ class PathLinear(nn.Module):
             shape = (count, self.channels_in, self.channels_out)
             weight = self.param(irrep_name(l), _normal, shape, message.dtype)
             fan_in = count * self.channels_in
-            degrees.append(message @ weight.reshape(fan_in, self.channels_out) * fan_in**-0.5)
+            degrees.append(rows_times(message, weight.reshape(fan_in, self.channels_out) * fan_in**-0.5))
         return jnp.concatenate(degrees, axis=1)
 
 
@@ -73,7 +82,7 @@ class SpeciesLinear(nn.Module):
         for l in range(self.lmax + 1):
             shape = (self.channels_in, self.num_species, self.channels_out)
             weight = self.param(irrep_name(l), _normal, shape, x.dtype)
-            degrees.append(_per_species(x[:, degree_slice(l)], weight, species) * norm)
+            degrees.append(_per_species(x[:, degree_slice(l)], weight * norm, species))
         return jnp.concatenate(degrees, axis=1)
 
 
@@ -82,8 +91,7 @@ def _per_species(x: jax.Array, weight: jax.Array, species: jax.Array) -> jax.Arr
     num_species = weight.shape[1]
     if num_species <= 8:
         # A matrix product per species and a mask: no [N, C, C'] gather. Beyond a few species the waste dominates.
-        total = jnp.zeros((*x.shape[:2], weight.shape[2]), x.dtype)
-        for z in range(num_species):
-            total = total + (x * (species == z)[:, None, None].astype(x.dtype)) @ weight[:, z]
-        return total
+        one_hot = jax.nn.one_hot(species, num_species, dtype=x.dtype)
+        of_species = one_hot[:, None, :, None] * x[:, :, None, :]
+        return rows_times(of_species.reshape(*x.shape[:2], -1), weight.swapaxes(0, 1).reshape(-1, weight.shape[2]))
     return jnp.einsum("nmc,ncd->nmd", x, weight.swapaxes(0, 1)[species])

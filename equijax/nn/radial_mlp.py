@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 
 class RadialMLP(nn.Module):
@@ -26,9 +27,15 @@ class RadialMLP(nn.Module):
 
 
 def apply_radial_mlp(
-    weights: Sequence[jax.Array], x: jax.Array, activation: Callable[[jax.Array], jax.Array]
-) -> jax.Array:
-    """x <- activation(x W / √fan_in) for hidden layers, linear last layer, no biases: zero input stays zero."""
-    for weight in weights[:-1]:
-        x = activation(x @ weight * weight.shape[0] ** -0.5)
-    return x @ weights[-1] * weights[-1].shape[0] ** -0.5
+    weights: Sequence[jax.Array], x: jax.Array, activation: Callable[[jax.Array], jax.Array], pieces: int = 1
+) -> list[jax.Array]:
+    """x <- activation(x W / √fan_in) for hidden layers, linear last layer, no biases: zero input stays zero.
+
+    x [E, in] to [E, out], as `pieces` arrays of equal width. Two axes, because the transpose of a product of three
+    makes XLA on the CPU copy its operand with the channels slowest; the factors stand with the weights, which are
+    smaller.
+    """
+    *hidden, last = (weight * weight.shape[0] ** -0.5 for weight in weights)
+    for weight in hidden:
+        x = activation(x @ weight)
+    return [x @ piece for piece in jnp.split(last, pieces, axis=1)]

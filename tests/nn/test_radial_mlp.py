@@ -32,15 +32,18 @@ def test_against_numpy():
     rng = np.random.default_rng(0)
     sizes = (4, 8, 6, 10)
     weights = [rng.normal(size=pair) for pair in itertools.pairwise(sizes)]
-    x = rng.normal(size=(3, 5, 4))
+    x = rng.normal(size=(15, 4))
     expected = x
     for weight in weights[:-1]:
         expected = 1.6765324703310909 * silu(expected @ weight / np.sqrt(len(weight)))
     expected = expected @ weights[-1] / np.sqrt(6)
     with precision("float64"):
-        found = jax.jit(lambda w, x: apply_radial_mlp(w, x, normalized_silu("exact")))(weights, x)
+        (found,) = jax.jit(lambda w, x: apply_radial_mlp(w, x, normalized_silu("exact")))(weights, x)
         np.testing.assert_allclose(found, expected, atol=1e-13)
-        zero = apply_radial_mlp(weights, np.zeros((1, 4)), normalized_silu("exact"))
+        pieces = apply_radial_mlp(weights, x, normalized_silu("exact"), pieces=5)
+        np.testing.assert_allclose(np.concatenate(pieces, axis=1), expected, atol=1e-13)
+        (zero,) = apply_radial_mlp(weights, np.zeros((1, 4)), normalized_silu("exact"))
+    assert [piece.shape for piece in pieces] == [(15, 2)] * 5
     assert (np.asarray(zero) == 0).all()
 
 
