@@ -51,6 +51,15 @@ class ExperimentConfig(StrictModel):
         return targets
 
     @pydantic.model_validator(mode="after")
+    def _can_be_trained(self) -> ExperimentConfig:
+        if getattr(self.model, "radial_expansion", None) is not None:
+            raise ValueError(
+                "model.radial_expansion: comes from `equijax freeze` and cannot be trained; remove it, and train or "
+                "fine-tune the model that was frozen"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _targets_fit(self) -> ExperimentConfig:
         names = tuple(self.targets)
         if names and self.model.name in HAMILTONIAN_MODELS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from equijax.irreps.spherical_harmonics import spherical_harmonics
 from equijax.models.mace import MACEConfig
 from equijax.nn.convolution import convolve
 from equijax.nn.normalization import normalized_silu
+from equijax.nn.radial_mlp import apply_radial_mlp
 from equijax.ops.tensor_product import AbstractEdgeConvolution, EdgeGeometry
 from equijax.precision import jit
 
@@ -69,7 +71,8 @@ def mace_parts(config: MACEConfig, params: Any, graph: AtomGraph) -> dict[str, C
             for t, (product, x) in enumerate(zip(products, [inputs[0], *xs])):
                 mlp = params[f"interactions_{t}"]["radial_mlp"]
                 weights = [mlp[f"layer_{i}"] for i in range(len(mlp))]
-                for message in convolve(product, x, graph, geometry, features, weights, activation):
+                radial = functools.partial(apply_radial_mlp, weights, activation)
+                for message in convolve(product, x, graph, geometry, features, radial):
                     total = total + jnp.sum(message**2)
             return total
 

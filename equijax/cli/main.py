@@ -18,6 +18,7 @@ from equijax.cli import (
     convert,
     evaluate,
     export,
+    freeze,
     ipi,
     md,
     predict,
@@ -59,6 +60,7 @@ app.command()(second_derivatives.hessian)
 app.command()(second_derivatives.phonons)
 app.command()(second_derivatives.elastic)
 app.command()(check.check)
+app.command()(freeze.freeze)
 app.command()(export.export)
 app.command()(ipi.ipi)
 app.command()(reference.report)

@@ -6,6 +6,7 @@ numbers refer to the paper. Read from top to bottom: config, interaction, produc
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated, ClassVar, Literal
 
 import flax.linen as nn
@@ -22,10 +23,11 @@ from equijax.models.contract import ModelStatistics, NodeOutputs
 from equijax.models.products import missing_couplings, product_by_name
 from equijax.models.reference import relative_to_isolated
 from equijax.models.repulsion import radius_sum, zbl_energies
-from equijax.nn.convolution import convolve
+from equijax.nn.convolution import RadialFunction, convolve
 from equijax.nn.linear import IrrepsLinear, PathLinear, SpeciesLinear
 from equijax.nn.normalization import ActivationNorm, normalized_silu
-from equijax.nn.radial_mlp import RadialMLP
+from equijax.nn.radial_expansion import RadialExpansion, RadialExpansionWeights, apply_radial_expansion
+from equijax.nn.radial_mlp import RadialMLP, apply_radial_mlp
 from equijax.ops import AnyEdgeProduct, AnyPowerProduct, ClebschGordan
 from equijax.ops.cutoff import polynomial_cutoff
 from equijax.ops.radial import agnesi_transform, bessel_basis, soft_transform
@@ -73,6 +75,8 @@ class MACEConfig(StrictModel):
     """Tensor product of the messages: a name, or a name with options."""
     node_product: AnyPowerProduct = ClebschGordan()
     """Tensor product of the symmetric contraction: a name, or a name with options."""
+    radial_expansion: RadialExpansion | None = None
+    """Polynomials in place of the radial networks, in models that `equijax freeze` made; they cannot be trained."""
 
     @pydantic.field_validator("edge_product", mode="before")
     @classmethod
@@ -92,6 +96,10 @@ class MACEConfig(StrictModel):
             raise ValueError(f"hidden_irreps: {error}") from error
         if irreps.channels > 4096:
             raise ValueError(f"hidden_irreps '{self.hidden_irreps}' has {irreps.channels} channels; at most 4096")
+        if self.radial_expansion is not None and self.distance_transform != "none":
+            raise ValueError(
+                "radial_expansion: the weights of a model with a distance_transform depend on the elements"
+            )
         if irreps.lmax > self.lmax:
             raise ValueError(
                 f"hidden_irreps '{self.hidden_irreps}' reaches degree {irreps.lmax}, messages only lmax {self.lmax}; "
@@ -144,7 +152,11 @@ class Interaction(nn.Module):
         config, channels = self.config, self.config.hidden.channels
         self.product = config.edge_product.bind_edges(self.lmax_in, config.lmax, config.lmax)
         self.linear_up = IrrepsLinear(channels, channels, self.lmax_in)
-        self.radial_mlp = RadialMLP((*config.radial_mlp, self.product.path_count * channels))
+        width = self.product.path_count * channels
+        if config.radial_expansion is None:
+            self.radial_mlp = RadialMLP((*config.radial_mlp, width))
+        else:
+            self.radial_expansion = RadialExpansionWeights(config.radial_expansion, width)
         self.linear = PathLinear(self.product.block_counts, channels, channels)
         self.skip = SpeciesLinear(channels, channels, self.skip_lmax, self.num_species)
         if self.has_density:
@@ -169,13 +181,11 @@ class Interaction(nn.Module):
         x: jax.Array,
         graph: AtomGraph,
         geometry: EdgeGeometry,
+        envelope: jax.Array,
         edge_features: jax.Array,
     ) -> tuple[jax.Array, jax.Array | None]:
-        activation = normalized_silu(self.config.activation_norm)
-        mlp = self.radial_mlp(edge_features.shape[-1], x.dtype)
-        messages = self.linear(
-            convolve(self.product, self.linear_up(x), graph, geometry, edge_features, mlp, activation)
-        )
+        inputs, radial = self._radial(geometry.lengths, envelope, edge_features)
+        messages = self.linear(convolve(self.product, self.linear_up(x), graph, geometry, inputs, radial))
         if self.has_density:
             (weight,) = self.density(edge_features.shape[-1], x.dtype)
             edge_density = jnp.tanh((edge_features @ weight * weight.shape[0] ** -0.5) ** 2)
@@ -185,6 +195,18 @@ class Interaction(nn.Module):
         if self.is_residual:
             return messages, self.residual(x, graph.species)
         return self.skip(messages, graph.species), None
+
+    def _radial(
+        self, lengths: jax.Array, envelope: jax.Array, edge_features: jax.Array
+    ) -> tuple[jax.Array, RadialFunction]:
+        """What the weights of the paths are computed from, [N, K, ...], and the function that does it."""
+        if self.config.radial_expansion is not None:
+            polynomials, paths = self.radial_expansion(lengths.dtype)
+            function = functools.partial(apply_radial_expansion, polynomials, paths, self.config.cutoff)
+            return jnp.stack([lengths, envelope], axis=-1), function
+        mlp = self.radial_mlp(edge_features.shape[-1], lengths.dtype)
+        activation = normalized_silu(self.config.activation_norm)
+        return edge_features, functools.partial(apply_radial_mlp, mlp, activation)
 
     def residual(self, x: jax.Array, species: jax.Array) -> jax.Array:
         """The skip connection of the residual kinds, padded with zeros to the degrees of the output."""
@@ -334,7 +356,7 @@ class MACE(nn.Module):
         energies = jnp.zeros(graph.num_nodes, vectors.dtype)
         features = []
         for interaction, product, readout in zip(self.interactions, self.products, self.readouts):
-            messages, residual = interaction(x, graph, geometry, edge_features)
+            messages, residual = interaction(x, graph, geometry, envelope, edge_features)
             x = product(messages, residual, one_hot)
             energies = energies + readout(x)
             features.append(to_mul_ir(x, interaction.lmax_out))

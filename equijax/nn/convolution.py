@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,7 +10,6 @@ import jax.numpy as jnp
 
 from equijax.graph.atom_graph import AtomGraph
 from equijax.graph.neighbor_gather import gather_senders
-from equijax.nn.radial_mlp import apply_radial_mlp
 from equijax.ops.tensor_product import AbstractEdgeConvolution, EdgeGeometry
 
 # XLA on the CPU maps and unmaps every temporary above 32 MB anew on each call; the radial weights of all edges
@@ -19,20 +18,22 @@ from equijax.ops.tensor_product import AbstractEdgeConvolution, EdgeGeometry
 BLOCK_ABOVE_BYTES = 32 * 2**20
 BLOCK_RECEIVERS = 8
 
+RadialFunction = Callable[[jax.Array, int], list[jax.Array]]
+"""(inputs [E, B], number of pieces) to the weights of all paths and channels, [E, P C], cut in pieces along P."""
+
 
 def convolve(
     product: AbstractEdgeConvolution,
     x: jax.Array,
     graph: AtomGraph,
     geometry: EdgeGeometry,
-    edge_features: jax.Array,
-    mlp: Sequence[jax.Array],
-    activation: Callable[[jax.Array], jax.Array],
+    radial_inputs: jax.Array,
+    radial: RadialFunction,
 ) -> tuple[jax.Array, ...]:
-    """sum_k product(x[neighbors], geometry, MLP(edge_features)) for every atom.
+    """sum_k product(x[neighbors], geometry, radial(radial_inputs)) for every atom.
 
-    `x` [N, (l+1)², C]; `edge_features` [N, K, B], zero on padded slots, which then send nothing because the MLP
-    has no biases. Returns per output degree [N, 2l+1, P(l) C].
+    `x` [N, (l+1)², C]; `radial_inputs` [N, K, B], such that `radial` gives zeros for padded slots, which then send
+    nothing. Returns per output degree [N, 2l+1, P(l) C].
     """
     num_nodes, num_neighbors = graph.neighbors.shape
     channels = x.shape[-1]
@@ -43,18 +44,15 @@ def convolve(
     pieces = 1 if weight_bytes > BLOCK_ABOVE_BYTES else product.path_count
 
     def block(args: tuple[jax.Array, EdgeGeometry, jax.Array]) -> tuple[jax.Array, ...]:
-        senders, geometry, features = args
-        flat = features.reshape(-1, features.shape[-1])
-        weights = [
-            weight.reshape(*features.shape[:2], -1, channels)
-            for weight in apply_radial_mlp(mlp, flat, activation, pieces)
-        ]
+        senders, geometry, inputs = args
+        per_piece = radial(inputs.reshape(-1, inputs.shape[-1]), pieces)
+        weights = [weight.reshape(*inputs.shape[:2], -1, channels) for weight in per_piece]
         return product.messages(senders, geometry, jnp.concatenate(weights, axis=2))
 
     # One gather per degree, for the same reason.
     per_degree = jax.lax.split(x, tuple(2 * l + 1 for l in range(product.lmax_in + 1)), axis=1)
     gathered = [gather_senders(x_l, graph.neighbors, graph.neighbor_mask, graph.reverse) for x_l in per_degree]
-    return over_receivers(block, (jnp.concatenate(gathered, axis=2), geometry, edge_features), weight_bytes)
+    return over_receivers(block, (jnp.concatenate(gathered, axis=2), geometry, radial_inputs), weight_bytes)
 
 
 def over_receivers(function: Callable[[Any], Any], arrays: Any, temporary_bytes: int) -> Any:

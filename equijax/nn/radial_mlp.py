@@ -27,7 +27,7 @@ class RadialMLP(nn.Module):
 
 
 def apply_radial_mlp(
-    weights: Sequence[jax.Array], x: jax.Array, activation: Callable[[jax.Array], jax.Array], pieces: int = 1
+    weights: Sequence[jax.Array], activation: Callable[[jax.Array], jax.Array], x: jax.Array, pieces: int = 1
 ) -> list[jax.Array]:
     """x <- activation(x W / √fan_in) for hidden layers, linear last layer, no biases: zero input stays zero.
 

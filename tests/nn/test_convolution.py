@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from equijax.graph.batching import batch, batch_capacity, structure_graph
 from equijax.graph.padding import PaddingPolicy
 from equijax.nn import convolution
 from equijax.nn.normalization import normalized_silu
+from equijax.nn.radial_mlp import apply_radial_mlp
 from equijax.ops import ClebschGordan
 from equijax.ops.tensor_product import EdgeGeometry
 from equijax.precision import precision
@@ -46,7 +49,8 @@ def test_blocks(monkeypatch, receivers):
         x, harmonics, features, mlp = arguments
         unit = jnp.zeros((*graph.neighbors.shape, 3))
         geometry = EdgeGeometry(harmonics, unit, jnp.ones(graph.neighbors.shape))
-        results = convolution.convolve(product, x, graph, geometry, features, mlp, normalized_silu("exact"))
+        radial = functools.partial(apply_radial_mlp, mlp, normalized_silu("exact"))
+        results = convolution.convolve(product, x, graph, geometry, features, radial)
         assert [r.shape[0] for r in results] == [graph.num_nodes] * 2
         return sum(jnp.sum(jnp.sin(r)) for r in results)
 

@@ -38,11 +38,11 @@ def test_against_numpy():
         expected = 1.6765324703310909 * silu(expected @ weight / np.sqrt(len(weight)))
     expected = expected @ weights[-1] / np.sqrt(6)
     with precision("float64"):
-        (found,) = jax.jit(lambda w, x: apply_radial_mlp(w, x, normalized_silu("exact")))(weights, x)
+        (found,) = jax.jit(lambda w, x: apply_radial_mlp(w, normalized_silu("exact"), x))(weights, x)
         np.testing.assert_allclose(found, expected, atol=1e-13)
-        pieces = apply_radial_mlp(weights, x, normalized_silu("exact"), pieces=5)
+        pieces = apply_radial_mlp(weights, normalized_silu("exact"), x, pieces=5)
         np.testing.assert_allclose(np.concatenate(pieces, axis=1), expected, atol=1e-13)
-        (zero,) = apply_radial_mlp(weights, np.zeros((1, 4)), normalized_silu("exact"))
+        (zero,) = apply_radial_mlp(weights, normalized_silu("exact"), np.zeros((1, 4)))
     assert [piece.shape for piece in pieces] == [(15, 2)] * 5
     assert (np.asarray(zero) == 0).all()
 
