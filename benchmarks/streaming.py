@@ -4,9 +4,9 @@
 
 Makes an HDF5 file of random molecules with harmonic labels and writes it as shards (with --write; otherwise those in
 FOLDER are used), reads all frames of an epoch in its order, makes the batches of another, and trains a small MACE for
-SECONDS. Every part runs in a process of its own, and again with a hundredth of the frames (at least 1000): memory is
-the difference of the largest resident sets, so that the program and the model do not count. With --json the figures go
-to a file.
+SECONDS, or until its --epochs are done. Every part runs in a process of its own, and again with a hundredth of the
+frames (at least 1000): memory is the difference of the largest resident sets, so that the program and the model do not
+count. With --json the figures go to a file.
 """
 
 from __future__ import annotations
@@ -31,7 +31,11 @@ EXPERIMENT = """
 seed: 0
 dataset: {{train: {shards}, valid: {{count: {valid}}}, atomic_energies: {{H: -1.0, C: -2.0, O: -3.0}}}}
 model: {{name: mace, cutoff: 3.0, hidden_irreps: 4x0e, num_layers: 1, correlation: 1, lmax: 1, radial_mlp: [8]}}
-training: {{max_epochs: 1000, batch: {{max_structures: {batch}}}, checkpoint_every_seconds: null, log_every_steps: 50}}
+training:
+  max_epochs: {epochs}
+  batch: {{max_structures: {batch}}}
+  checkpoint_every_seconds: null
+  log_every_steps: 50
 """
 
 
@@ -69,9 +73,10 @@ def write(folder: Path, frames: int, shards: int) -> dict[str, float]:
     return {"seconds": time.perf_counter() - start, "frames": written.frames}
 
 
-def experiment_file(folder: Path, frames: int) -> Path:
+def experiment_file(folder: Path, frames: int, epochs: int = 1000) -> Path:
     path = folder / "experiment.yaml"
-    path.write_text(EXPERIMENT.format(shards=folder / "shards", batch=BATCH, valid=min(500, frames // 20)))
+    valid = min(500, frames // 20)
+    path.write_text(EXPERIMENT.format(shards=folder / "shards", batch=BATCH, valid=valid, epochs=epochs))
     return path
 
 
@@ -109,7 +114,7 @@ def iterate(folder: Path, frames: int, limit: float) -> dict[str, float]:
     }
 
 
-def train(folder: Path, frames: int, seconds: float) -> dict[str, float]:
+def train(folder: Path, frames: int, seconds: float, epochs: int) -> dict[str, float]:
     from equijax.experiment import load_experiment
     from equijax.train.loop import train as run
 
@@ -117,16 +122,18 @@ def train(folder: Path, frames: int, seconds: float) -> dict[str, float]:
     shutil.rmtree(directory, ignore_errors=True)
     timer = threading.Timer(seconds, lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM))
     timer.start()
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     with contextlib.suppress(SystemExit):
-        run(load_experiment(experiment_file(folder, frames)), directory, quiet=True)
+        run(load_experiment(experiment_file(folder, frames, epochs)), directory, quiet=True)
     timer.cancel()
     records = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     steps = [r for r in records if r["kind"] == "train"]
     progress = json.loads(max((directory / "checkpoints").glob("*/progress.json")).read_text())["progress"]
     return {
         "seconds": time.perf_counter() - start,
+        "cpu_seconds": time.process_time() - cpu,
         "steps": progress["step"],
+        "epochs": progress["epoch"],
         "frames_per_second": BATCH * (steps[-1]["step"] - steps[0]["step"]) / (steps[-1]["time_s"] - steps[0]["time_s"])
         if len(steps) > 1
         else 0.0,
@@ -142,7 +149,7 @@ def worker(part: str, folder: Path, options: argparse.Namespace) -> None:
     elif part == "iterate":
         result = dict(iterate(folder, options.frames, options.batches))
     else:
-        result = dict(train(folder, options.frames, options.train))
+        result = dict(train(folder, options.frames, options.train, options.epochs))
     result["peak_bytes"] = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(json.dumps(result))
 
@@ -159,6 +166,8 @@ def measured(part: str, folder: Path, options: argparse.Namespace, frames: int) 
         str(options.train),
         "--batches",
         str(options.batches),
+        "--epochs",
+        str(options.epochs),
     ]
     return dict(
         json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
@@ -171,6 +180,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--atoms", type=int, default=5)
     parser.add_argument("--shards", type=int, default=10)
     parser.add_argument("--train", type=float, default=120.0, help="seconds of training; 0 leaves it out")
+    parser.add_argument("--epochs", type=int, default=1000, help="of training, where the seconds suffice")
     parser.add_argument("--batches", type=float, default=0.0, help="seconds of making batches; 0 is a whole epoch")
     parser.add_argument("--write", action="store_true", help="also write the source and the shards")
     parser.add_argument("--folder", type=Path, required=True, help="for the data; kept, and written over")

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from equijax import xla_flags as _xla_flags
+from equijax.collector import collector_paused as _collector_paused
 
 __version__ = "0.1.0"
 
@@ -23,6 +24,7 @@ _LAZY = {
     "TENSOR_PRODUCTS": "equijax.ops",
     "Structure": "equijax.structure",
     "EquijaxError": "equijax.errors",
+    "enable_compilation_cache": "equijax.compilation_cache",
 }
 
 __all__ = [*_LAZY, "__version__"]
@@ -31,5 +33,6 @@ __all__ = [*_LAZY, "__version__"]
 def __getattr__(name: str) -> Any:
     # jax, flax and e3nn-jax take seconds to import, so `import equijax` alone loads none of them.
     if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
+        with _collector_paused():
+            return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'equijax' has no attribute {name!r}")

@@ -5,12 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import sys
+import warnings
 from collections.abc import MutableMapping
 from pathlib import Path
 
+from equijax.errors import EquijaxWarning
+
 
 def enable_compilation_cache(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Set the environment variables of JAX's cache, as defaults; only of use before jax is imported.
+    """Keep compiled programs on disk, so that the next process loads them: call it before jax is imported.
+
+    Sets the environment variables of JAX's persistent cache, as defaults. The command line calls this for itself; in
+    a script it is `equijax.enable_compilation_cache()` right after `import equijax`. When jax is there already, nothing
+    would change, and an EquijaxWarning says so.
 
     The folder is `$XDG_CACHE_HOME/equijax/compiled-<machine>-<cores>`, `~/.cache` without that variable. Its name
     depends on the processor's instruction set, because programs compiled for another one do not run and home
@@ -18,6 +26,14 @@ def enable_compilation_cache(environment: MutableMapping[str, str] = os.environ)
     sums, so that a program from a process with more cores would give other last bits. A user's own
     JAX_COMPILATION_CACHE_DIR wins; JAX_ENABLE_COMPILATION_CACHE=false turns it off. A damaged entry is compiled again.
     """
+    if environment is os.environ and "jax" in sys.modules:
+        warnings.warn(
+            "enable_compilation_cache() came after jax was imported and does nothing; call it right after "
+            "`import equijax`, before other imports",
+            EquijaxWarning,
+            stacklevel=2,
+        )
+        return
     base = Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     environment.setdefault(
         "JAX_COMPILATION_CACHE_DIR", str(base / "equijax" / f"compiled-{_machine()}-{available_cores()}")

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1] / "equijax"
 
 # A module may import from the layers before its own, and from its own.
 LAYERS = (
-    {"errors", "units", "xla_flags", "out_of_memory"},
+    {"errors", "units", "xla_flags", "out_of_memory", "collector"},
     {"precision", "config", "allocator", "compilation_cache"},
     {"structure", "doctor"},
     {"graph", "dispersion"},
@@ -34,7 +34,7 @@ LAYERS = (
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 FILES = sorted(ROOT.rglob("*.py"))
-WITHOUT_JAX = {"errors", "units", "xla_flags", "out_of_memory", "config", "allocator", "compilation_cache"}
+WITHOUT_JAX = {"errors", "units", "xla_flags", "out_of_memory", "collector", "config", "allocator", "compilation_cache"}
 
 
 def package_of(path: Path) -> str:

@@ -13,7 +13,6 @@ import functools
 from typing import NamedTuple
 
 import numpy as np
-from scipy.integrate import lebedev_rule
 
 # scipy's degrees; the tables of the high ones lose digits, which `lebedev_grid` finds by itself.
 _LEBEDEV_DEGREES = (3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31, 35, 41, 47)
@@ -65,6 +64,9 @@ def lebedev_grid(degree: int) -> SphereGrid | None:
 
     Rules are invariant under the octahedral group, so the order of the axes does not matter.
     """
+    # Takes a third of a second to import, and most products need no Lebedev rule.
+    from scipy.integrate import lebedev_rule
+
     for order in _LEBEDEV_DEGREES:
         if order < degree:
             continue

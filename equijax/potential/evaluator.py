@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from equijax.collector import collector_paused
 from equijax.doctor import require_platform
 from equijax.graph.atom_graph import AtomGraph
 from equijax.graph.halo import AXIS
@@ -146,7 +147,8 @@ class Evaluator:
         capacity = Capacity(nodes, neighbors, graph.graph_mask.shape[-1])
         # A function of its own for every shape: dropping it from the table frees what was compiled for it.
         compiled = self.shapes.function(kind, capacity, lambda: jit(self._counter.wrap(run)))
-        with precision(self.dtype), memory_errors(lambda: described(graph, self.dtype), lambda: self._fix(graph)):
+        memory = memory_errors(lambda: described(graph, self.dtype), lambda: self._fix(graph))
+        with precision(self.dtype), collector_paused(), memory:
             return jax.tree.map(np.asarray, compiled(self._params, graph, *arrays))
 
     def _fix(self, graph: AtomGraph) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from equijax.collector import collector_paused
 from equijax.dispersion import Dispersion
 from equijax.errors import EquijaxError, did_you_mean
 from equijax.precision import DType, precision
@@ -316,8 +317,12 @@ def parameter_shapes(module: Any) -> Any:
     """The parameter tree of a module with shapes in place of arrays, found by tracing on a two-atom graph."""
     import jax
 
-    with precision("float32"):
-        return jax.eval_shape(module.init, jax.random.key(0), *two_atom_graph())["params"]
+    def initialized(*graph: Any) -> Any:
+        # A key made outside would be a program of its own to compile; this kind takes the least tracing.
+        return module.init(jax.random.key(0, impl="unsafe_rbg"), *graph)
+
+    with precision("float32"), collector_paused():
+        return jax.eval_shape(initialized, *two_atom_graph())["params"]
 
 
 def compare_parameters(params: Mapping[str, Any], shapes: Any) -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+import equijax
 from equijax.compilation_cache import enable_compilation_cache
+from equijax.errors import EquijaxWarning
 
 PROGRAM = """
 from equijax.compilation_cache import enable_compilation_cache
@@ -46,6 +48,15 @@ def test_programs_are_kept_and_damage_is_harmless(tmp_path):
     for entry in entries:
         entry.write_bytes(entry.read_bytes()[:-10])
     assert run(tmp_path) == first
+
+
+def test_too_late_is_said_and_not_half_done(monkeypatch):
+    import jax  # noqa: F401
+
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    with pytest.warns(EquijaxWarning, match="after jax was imported"):
+        equijax.enable_compilation_cache()
+    assert "JAX_COMPILATION_CACHE_DIR" not in os.environ
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

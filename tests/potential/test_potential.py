@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
 
 from equijax.errors import EquijaxError
+from equijax.models import MACEConfig, ModelStatistics
+from equijax.potential.potential import parameter_shapes
 from equijax.structure import Structure
 from tests.toy_model import toy_potential
 
@@ -106,3 +109,15 @@ def test_missing_atomic_energies_and_wrong_parameters():
         dataclasses.replace(POTENTIAL, params={**POTENTIAL.params, "embeding": np.ones(2)}).check_parameters()
     with pytest.raises(EquijaxError, match=r"parameter readout .* is missing"):
         dataclasses.replace(POTENTIAL, params={"embedding": POTENTIAL.params["embedding"]}).check_parameters()
+
+
+def test_shapes_of_parameters_compile_nothing(caplog):
+    module = MACEConfig(hidden_irreps="2x0e", num_layers=1, lmax=1, correlation=1, radial_mlp=[2]).build(
+        ModelStatistics(atomic_numbers=(1,), avg_num_neighbors=1.0)
+    )
+    with jax.log_compiles():
+        parameter_shapes(module)
+    assert not [record for record in caplog.records if "XLA compilation" in record.getMessage()]
+    with jax.log_compiles():
+        jax.jit(lambda x: x + 7)(1.0)
+    assert [record for record in caplog.records if "XLA compilation" in record.getMessage()]
