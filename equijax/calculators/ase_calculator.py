@@ -172,7 +172,9 @@ class EquijaxCalculator(Calculator):
             self._warn_about_float32(forces, system_changes, self.atoms.has("momenta"))
 
     def _padded(self, graph: StructureGraph, vectors: np.ndarray, spare: int) -> tuple[AtomGraph, np.ndarray]:
-        capacity = self._evaluator.capacity(graph.num_nodes, graph.max_neighbors, spare_neighbors=spare)
+        capacity = self._evaluator.capacity(
+            graph.num_nodes, graph.max_neighbors, spare_neighbors=spare, fixed_atoms=True
+        )
         padded = batch([graph], capacity, self.dtype)
         return padded, pad_vectors(padded, graph.receivers, graph.slots, vectors)
 

@@ -56,6 +56,14 @@ class PaddingPolicy(StrictModel):
             graphs=rung(num_graphs + 1, self.ratio, 1),
         )
 
+    def fitted(self, num_nodes: int, num_neighbors: int, num_graphs: int) -> Capacity:
+        """The smallest shape that holds them, not on the ladder: for sizes that stay as they are."""
+        return Capacity(
+            nodes=-(-(num_nodes + 1) // self.node_multiple) * self.node_multiple,
+            neighbors=-(-max(num_neighbors, 1) // self.neighbor_multiple) * self.neighbor_multiple,
+            graphs=num_graphs + 1,
+        )
+
 
 @functools.lru_cache(maxsize=4096)
 def rung(size: int, ratio: float, multiple: int) -> int:

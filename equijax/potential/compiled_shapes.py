@@ -15,9 +15,10 @@ SMALL_SLOTS = 1024
 class CompiledShapes:
     """Compiled functions by padded shape: reuses a shape that fits, forgets the least recently used.
 
-    The first two shapes are as tight as the padding policy makes them, which is right for one system along a
-    trajectory. A caller that keeps bringing other sizes gets coarser shapes (powers of two), so that any number
-    of different molecules share a handful of compilations. A known shape is used for everything that fits and
+    The first two shapes are as tight as the padding policy makes them. A caller that keeps bringing other sizes gets
+    coarser shapes (powers of two), so that any number of different molecules share a handful of compilations. A caller
+    whose atoms stay as many along a trajectory gets no rows that would never be used: the cost per atom of a step is
+    then the same for small and large systems, where the steps of a policy would add up to a quarter. A known shape is used for everything that fits and
     fills at least half of it, so that a number of neighbours that fluctuates around a boundary does not lead
     to a compilation at every crossing.
     """
@@ -44,22 +45,32 @@ class CompiledShapes:
             self._touch(shape)
 
     def choose(
-        self, num_nodes: int, num_neighbors: int, num_graphs: int = 1, spare_neighbors: int = 0, is_part: bool = False
+        self,
+        num_nodes: int,
+        num_neighbors: int,
+        num_graphs: int = 1,
+        spare_neighbors: int = 0,
+        is_part: bool = False,
+        fixed_atoms: bool = False,
     ) -> Capacity:
         """A shape for real atoms, the largest number of neighbours of an atom, and real structures.
 
         A new shape gets room for `spare_neighbors` more neighbours. Parts of a structure, which are made to need little
-        memory, get shapes that are at most a step of the policy larger than they need in either direction.
+        memory, get shapes that are at most a step of the policy larger than they need in either direction. With
+        `fixed_atoms` the caller will come again with as many atoms, and a new shape has no more rows than they need.
         """
+        needed = self.policy.fitted(num_nodes, num_neighbors, num_graphs)
         tight = self.policy.capacity(num_nodes, num_neighbors, num_graphs)
         limit = max(SMALL_SLOTS, (self.policy.ratio**2 if is_part else 2) * tight.edges)
         fitting = [
             shape
             for shape in self._shapes
-            if fits(shape, tight) and shape.edges <= limit and shape.graphs <= 2 * tight.graphs
+            if fits(shape, needed) and shape.edges <= limit and shape.graphs <= 2 * tight.graphs
         ]
         if fitting:
             return min(fitting, key=lambda shape: (shape.edges, shape))
+        if fixed_atoms and (self._shapes_made < 2 or any(shape.nodes == needed.nodes for shape in self._shapes)):
+            return self.policy.fitted(num_nodes, num_neighbors + spare_neighbors, num_graphs)
         roomy = self.policy.capacity(num_nodes, num_neighbors + spare_neighbors, num_graphs)
         return roomy if is_part or self._shapes_made < 2 else coarse(roomy)
 

@@ -51,11 +51,9 @@ class Evaluator:
         """Number of times a function was traced and compiled so far."""
         return self._counter.count
 
-    def capacity(
-        self, num_nodes: int, num_neighbors: int, num_graphs: int = 1, spare_neighbors: int = 0, is_part: bool = False
-    ) -> Capacity:
+    def capacity(self, num_nodes: int, num_neighbors: int, num_graphs: int = 1, **how: Any) -> Capacity:
         """The padded shape for real atoms, neighbours per atom and structures; see `CompiledShapes.choose`."""
-        return self.shapes.choose(num_nodes, num_neighbors, num_graphs, spare_neighbors, is_part)
+        return self.shapes.choose(num_nodes, num_neighbors, num_graphs, **how)
 
     def room_for(self, what: str, atoms: int) -> int:
         """Padded number of atoms that devices exchange: the one before as long as it fits well."""

@@ -20,13 +20,32 @@ def test_every_choice_fits():
     rng = np.random.Generator(np.random.Philox(1))
     for _ in range(2000):
         nodes, neighbors, graphs = rng.integers(1, [400, 90, 20])
-        assert fits(visit(shapes, nodes, neighbors, graphs), shapes.policy.capacity(nodes, neighbors, graphs))
+        assert fits(visit(shapes, nodes, neighbors, graphs), shapes.policy.fitted(nodes, neighbors, graphs))
         assert len(shapes.known) <= 4
 
 
 def test_first_shape_is_tight():
     policy = PaddingPolicy()
     assert visit(CompiledShapes(policy), 500, 61) == policy.capacity(500, 61, 1)
+
+
+def test_a_trajectory_has_no_rows_to_spare_and_few_shapes():
+    shapes = CompiledShapes(PaddingPolicy())
+    for neighbors in (40, 41, 44, 47, 53, 60, 80):
+        capacity = shapes.choose(10_976, neighbors, spare_neighbors=1 + neighbors // 12, fixed_atoms=True)
+        shapes.function("f", capacity, lambda: lambda: None)
+        assert capacity.nodes == 10_984
+        assert neighbors <= capacity.neighbors <= 1.2 * neighbors + 4
+    assert len(shapes.known) == 4
+
+
+def test_other_sizes_with_fixed_atoms_share_shapes():
+    shapes = CompiledShapes(PaddingPolicy())
+    made = set()
+    for nodes in range(3, 60):
+        made.add(shapes.choose(nodes, min(nodes - 1, 30), fixed_atoms=True))
+        shapes.function("f", max(made), lambda: lambda: None)
+    assert len(made) <= 8
 
 
 def test_no_switching_when_neighbors_fluctuate():
