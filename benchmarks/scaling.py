@@ -1,6 +1,7 @@
 """What a step costs from 100 to 10 000 atoms, for every architecture: processor time, memory, FLOPs.
 
     python benchmarks/scaling.py measure --output FILE [--cases mace_64 ...] [--tasks md train] [--sizes 108 4000]
+    taskset -c 0 python benchmarks/scaling.py roofline --output FILE
     python benchmarks/scaling.py report FILE ... [--plot docs/images/scaling.png]
 
 Copper, a = 3.6 Å, perturbed by 0.05 Å, random parameters, float32. Every case is a process of its own on one core with
@@ -17,6 +18,7 @@ train   the gradient of a loss of energies and forces
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import subprocess
@@ -46,6 +48,9 @@ CASES: dict[str, dict[str, Any]] = {
     "equiformer_v2": {"name": "equiformer_v2"},
     "tdn": {"name": "tdn"},
 }  # fmt: skip
+
+FITTED = ("mace_64", "mace_quickstart", "tensornet_64", "escn", "equiformer_v2", "tdn")
+"""What the cost model is fitted to, up to 500 atoms; the rest tests it."""
 
 
 def potential(case: str, neighbors: float) -> Any:
@@ -197,7 +202,11 @@ def main() -> None:
     measuring.add_argument("--tune-allocator", action="store_true")
     reporting = commands.add_parser("report")
     reporting.add_argument("files", nargs="+", type=Path)
-    reporting.add_argument("--plot", type=Path)
+    reporting.add_argument("--fit", nargs="+", default=FITTED, choices=CASES, help="cases that the fit may see")
+    reporting.add_argument("--largest", type=int, default=500, help="atoms of the largest step that the fit may see")
+    reporting.add_argument("--plot", type=Path, help="PNG of predicted against measured")
+    rating = commands.add_parser("roofline")
+    rating.add_argument("--output", type=Path, required=True, help="JSON lines, appended")
     working = commands.add_parser("worker")
     working.add_argument("arguments", nargs=5)
     options = parser.parse_args()
@@ -206,11 +215,18 @@ def main() -> None:
         print(json.dumps(worker(case, int(atoms), task, float(seconds), bool(int(tuned)))))
     elif options.command == "measure":
         measure(options)
+    elif options.command == "roofline":
+        from equijax.bench.roofline import measure_rates
+
+        rates = dataclasses.asdict(measure_rates())
+        print(rates)
+        with open(options.output, "a") as file:
+            file.write(json.dumps({"task": "roofline", "rates": rates}) + "\n")
     else:
         from equijax.bench.cost_report import report
 
         rows = [json.loads(line) for file in options.files for line in file.read_text().splitlines()]
-        print(report(rows, options.plot))
+        print(report(rows, options.fit, options.largest, options.plot))
 
 
 if __name__ == "__main__":

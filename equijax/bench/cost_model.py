@@ -26,18 +26,22 @@ LARGE_PRODUCT = 2**17
 MAPPED_ABOVE = 32 * 2**20
 """Bytes; glibc's default allocator maps larger blocks anew on every call, and the kernel fills every page."""
 
-_FREE = frozenset(
-    "broadcast_in_dim reshape squeeze slice iota expand_dims transpose rev convert_element_type copy copy_p stop_gradient "
-    "bitcast_convert_type split symbolic_zeros zeros_like pad concatenate stack unstack name".split()
-)
-_ELEMENTWISE = frozenset(
-    "add sub mul div neg abs sign max min select_n exp exp2 expm1 log log1p tanh logistic sqrt rsqrt cbrt pow integer_pow "
-    "square sin cos tan asin acos atan atan2 sinh cosh erf erf_inv erfc and or not xor eq ne lt le gt ge floor ceil round "
-    "is_finite clamp rem add_any nextafter shift_left shift_right_logical shift_right_arithmetic population_count".split()
-)
-_INLINED = frozenset(
-    "jit pjit closed_call core_call remat remat2 checkpoint custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr "
-    "custom_lin".split()
+# Names of JAX's primitives: what costs nothing once it is fused, what is one operation per number, and what is a call.
+_FREE_NAMES = """
+    broadcast_in_dim reshape squeeze slice iota expand_dims transpose rev convert_element_type copy copy_p name
+    stop_gradient bitcast_convert_type split symbolic_zeros zeros_like pad concatenate stack unstack
+"""
+_ELEMENTWISE_NAMES = """
+    add sub mul div neg abs sign max min select_n exp exp2 expm1 log log1p tanh logistic sqrt rsqrt cbrt pow integer_pow
+    square sin cos tan asin acos atan atan2 sinh cosh erf erf_inv erfc and or not xor eq ne lt le gt ge floor ceil round
+    is_finite clamp rem add_any nextafter shift_left shift_right_logical shift_right_arithmetic population_count
+"""
+_INLINED_NAMES = """
+    jit pjit closed_call core_call remat remat2 checkpoint custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr
+    custom_lin
+"""
+_FREE, _ELEMENTWISE, _INLINED = (
+    frozenset(names.split()) for names in (_FREE_NAMES, _ELEMENTWISE_NAMES, _INLINED_NAMES)
 )
 
 
@@ -233,7 +237,9 @@ class _Counter:
             operations += rounds * one_round.operations
             flops = _flops(equation)
             if equation.name == "dot_general":
-                batches = math.prod(equation.shapes[0].shape[axis] for axis in equation.params["dimension_numbers"][1][0])
+                batches = math.prod(
+                    equation.shapes[0].shape[axis] for axis in equation.params["dimension_numbers"][1][0]
+                )
                 if flops / max(batches, 1) >= LARGE_PRODUCT:
                     large += flops
                 else:

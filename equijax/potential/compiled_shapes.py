@@ -16,11 +16,12 @@ class CompiledShapes:
     """Compiled functions by padded shape: reuses a shape that fits, forgets the least recently used.
 
     The first two shapes are as tight as the padding policy makes them. A caller that keeps bringing other sizes gets
-    coarser shapes (powers of two), so that any number of different molecules share a handful of compilations. A caller
-    whose atoms stay as many along a trajectory gets no rows that would never be used: the cost per atom of a step is
-    then the same for small and large systems, where the steps of a policy would add up to a quarter. A known shape is used for everything that fits and
-    fills at least half of it, so that a number of neighbours that fluctuates around a boundary does not lead
-    to a compilation at every crossing.
+    coarser shapes (powers of two), so that any number of different molecules share a handful of compilations. A known
+    shape is used for everything that fits and fills at least half of it, so that a number of neighbours that fluctuates
+    around a boundary does not lead to a compilation at every crossing.
+
+    A caller whose atoms stay as many along a trajectory gets no rows that would never be used: the cost per atom of a
+    step is then the same for small and large systems, where the steps of a policy would add up to a quarter.
     """
 
     def __init__(self, policy: PaddingPolicy, max_shapes: int = 16) -> None:
