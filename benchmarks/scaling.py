@@ -2,6 +2,7 @@
 
     python benchmarks/scaling.py measure --output FILE [--cases mace_64 ...] [--tasks md train] [--sizes 108 4000]
     taskset -c 0 python benchmarks/scaling.py roofline --output FILE
+    taskset -c 0 python benchmarks/scaling.py parts --case tensornet_64 --atoms 97556 --parts 27
     python benchmarks/scaling.py report FILE ... [--plot docs/images/scaling.png]
 
 Copper, a = 3.6 Å, perturbed by 0.05 Å, random parameters, float32. Every case is a process of its own on one core with
@@ -30,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-SIZES = {108: 3, 256: 4, 500: 5, 1372: 7, 4000: 10, 10_976: 14}
+SIZES = {108: 3, 256: 4, 500: 5, 1372: 7, 4000: 10, 10_976: 14, 97_556: 29}
 """Atoms, and the cells of copper along each side."""
 CASES: dict[str, dict[str, Any]] = {
     "mace_64": {"name": "mace", "hidden_irreps": "64x0e+64x1o"},
@@ -189,6 +190,41 @@ def measure(options: argparse.Namespace) -> None:
                 )
 
 
+def in_parts(case: str, atoms: int, parts: int) -> dict[str, Any]:
+    """Energy and forces of one large structure in parts, compilation included, and once more without it."""
+    import resource
+
+    from equijax.bench.cost_model import abstract_graph, count_step, md_step
+    from equijax.bench.models import copper
+    from equijax.calculators.ase_calculator import EquijaxCalculator
+
+    structure = copper(SIZES[atoms]).to_ase()
+    model = potential(case, 43.0)
+    structure.calc = calculator = EquijaxCalculator(model, parts=parts)
+    start = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    cpu = []
+    for _ in range(2):
+        begin = time.process_time()
+        structure.positions[0, 0] += 1e-4
+        force = float(np.abs(structure.get_forces()).max())
+        cpu.append(time.process_time() - begin)
+    rows, slots, _ = calculator.shapes[0]
+    counted = count_step(md_step(model.module), model.params, *abstract_graph(rows, slots))
+    return {
+        "case": case,
+        "atoms": atoms,
+        "parts": parts,
+        "first_cpu_s": cpu[0],
+        "cpu_s": cpu[1],
+        "largest_force": force,
+        "rows": rows,
+        "neighbors": slots,
+        "start_bytes": start,
+        "peak_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        "counted_per_part": counted.as_json(),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -196,7 +232,7 @@ def main() -> None:
     measuring.add_argument("--output", type=Path, required=True, help="JSON lines, appended")
     measuring.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
     measuring.add_argument("--tasks", nargs="+", default=["md"], choices=("md", "ase", "engine", "train"))
-    measuring.add_argument("--sizes", nargs="+", type=int, default=list(SIZES), choices=SIZES)
+    measuring.add_argument("--sizes", nargs="+", type=int, default=list(SIZES)[:-1], choices=SIZES)
     measuring.add_argument("--seconds", type=float, default=3.0)
     measuring.add_argument("--core", type=int, default=0)
     measuring.add_argument("--tune-allocator", action="store_true")
@@ -207,6 +243,10 @@ def main() -> None:
     reporting.add_argument("--plot", type=Path, help="PNG of predicted against measured")
     rating = commands.add_parser("roofline")
     rating.add_argument("--output", type=Path, required=True, help="JSON lines, appended")
+    dividing = commands.add_parser("parts", help="one structure in parts; pin it with taskset")
+    dividing.add_argument("--case", default="tensornet_64", choices=CASES)
+    dividing.add_argument("--atoms", type=int, default=97_556, choices=SIZES)
+    dividing.add_argument("--parts", type=int, default=27)
     working = commands.add_parser("worker")
     working.add_argument("arguments", nargs=5)
     options = parser.parse_args()
@@ -215,6 +255,8 @@ def main() -> None:
         print(json.dumps(worker(case, int(atoms), task, float(seconds), bool(int(tuned)))))
     elif options.command == "measure":
         measure(options)
+    elif options.command == "parts":
+        print(json.dumps(in_parts(options.case, options.atoms, options.parts)))
     elif options.command == "roofline":
         from equijax.bench.roofline import measure_rates
 
