@@ -225,6 +225,22 @@ def in_parts(case: str, atoms: int, parts: int) -> dict[str, Any]:
     }
 
 
+def plan(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
+    """What sizes that were not run would cost: copper with 56 slots per atom, frames of 50 atoms with 32."""
+    from equijax.bench.cost_model import abstract_graph, count_step, md_step, training_step
+    from equijax.bench.cost_report import fitted_machine, plan_table
+
+    machine, _, _ = fitted_machine(rows, options.fit, options.largest)
+    sizes = {"small": (md_step, 112, 52), "large": (md_step, 100_000, 56), "train": (training_step, 256, 32)}
+    costs: dict[str, Any] = {}
+    for case in FITTED:
+        model = potential(case, 43.0)
+        for name, (step, atoms, neighbors) in sizes.items():
+            found = count_step(step(model.module), model.params, *abstract_graph(atoms, neighbors))
+            costs.setdefault(case, {})[name] = found
+    return plan_table(costs, machine)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -269,6 +285,8 @@ def main() -> None:
 
         rows = [json.loads(line) for file in options.files for line in file.read_text().splitlines()]
         print(report(rows, options.fit, options.largest, options.plot))
+        print()
+        print(plan(rows, options))
 
 
 if __name__ == "__main__":
