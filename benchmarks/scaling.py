@@ -63,7 +63,7 @@ def potential(case: str, neighbors: float) -> Any:
 
     settings = dict(CASES[case])
     config = MODELS[settings.pop("name")](**settings)
-    statistics = ModelStatistics((29,), neighbors, scale=1e-3)
+    statistics = ModelStatistics((29,), neighbors, scale=1e-6)
     rng = np.random.Generator(np.random.Philox(0))
     shapes = parameter_shapes(config.build(statistics))
     params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
