@@ -54,8 +54,8 @@ def _least(rows: Sequence[Row]) -> list[Row]:
 def plan_table(costs: dict[str, dict[str, Costs]], machine: Machine) -> str:
     """Per model the cost of an MD step of 10^5 atoms and of training on 10^6 frames of 50 atoms, on one core.
 
-    `costs[case]` has `small` and `fewer`, MD steps of 112 rows with 52 and 28 slots each, `large`, one of 10^5 rows, and
-    `train`, a step of five frames.
+    `costs[case]` has `small` and `fewer`, MD steps of 112 rows with 52 and 28 slots each, `large`, one of 10^5 rows,
+    and `train`, a step of five frames.
     """
     head = [
         "model",
