@@ -172,6 +172,8 @@ class EquijaxCalculator(Calculator):
             self._warn_about_float32(forces, system_changes, self.atoms.has("momenta"))
 
     def _padded(self, graph: StructureGraph, vectors: np.ndarray, spare: int) -> tuple[AtomGraph, np.ndarray]:
+        if any(graph.pbc) and graph.degree.min() == graph.max_neighbors:
+            spare *= 2  # a lattice at rest does not show how far motion takes the number of neighbours
         capacity = self._evaluator.capacity(
             graph.num_nodes, graph.max_neighbors, spare_neighbors=spare, fixed_atoms=True
         )
