@@ -51,7 +51,7 @@ CASES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 FITTED = ("mace_64", "mace_quickstart", "tensornet_64", "escn", "equiformer_v2", "tdn")
-"""What the cost model is fitted to, up to 500 atoms; the rest tests it."""
+"""What the cost model is fitted to, up to 256 atoms; the rest tests it."""
 
 
 def potential(case: str, neighbors: float) -> Any:
@@ -261,7 +261,7 @@ def main() -> None:
     reporting = commands.add_parser("report")
     reporting.add_argument("files", nargs="+", type=Path)
     reporting.add_argument("--fit", nargs="+", default=FITTED, choices=CASES, help="cases that the fit may see")
-    reporting.add_argument("--largest", type=int, default=500, help="atoms of the largest step that the fit may see")
+    reporting.add_argument("--largest", type=int, default=256, help="atoms of the largest step that the fit may see")
     reporting.add_argument("--plot", type=Path, help="PNG of predicted against measured")
     rating = commands.add_parser("roofline")
     rating.add_argument("--output", type=Path, required=True, help="JSON lines, appended")
