@@ -200,6 +200,6 @@ def draw(path: Path, steps: Sequence[Row], used: Sequence[bool], machine: Machin
                     axes.plot([], [], "o", color=colour, label=name.replace("equiformer", "equiformer_v2"))
                 axes.plot([], [], "o", color=GREY, label="MD, fitted")
                 axes.plot([], [], "o", color=GREY, mfc="white", label="MD, held out")
-                axes.plot([], [], "s", color=GREY, label="training, fitted")
+                axes.plot([], [], "s", color=GREY, label="training")
                 axes.legend(loc="upper left", fontsize=8)
         write_atomically(path, to_png(figure))
