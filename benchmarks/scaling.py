@@ -116,7 +116,8 @@ def task_of(case: str, atoms: int, task: str) -> tuple[Callable[[], Any], dict[s
 def compiled(
     model: Any, graph: Any, vectors: Any, task: str, facts: dict[str, Any]
 ) -> tuple[Callable[[], Any], dict[str, Any]]:
-    from equijax.bench.cost_model import count_step, md_step, training_step
+    from equijax.bench.cost_model import count_step
+    from equijax.bench.steps import md_step, training_step
     from equijax.bench.take_turns import compile_program
     from equijax.precision import precision
 
@@ -195,8 +196,9 @@ def in_parts(case: str, atoms: int, parts: int) -> dict[str, Any]:
     """Energy and forces of one large structure in parts, compilation included, and once more without it."""
     import resource
 
-    from equijax.bench.cost_model import abstract_graph, count_step, md_step
+    from equijax.bench.cost_model import count_step
     from equijax.bench.models import copper
+    from equijax.bench.steps import abstract_graph, md_step
     from equijax.calculators.ase_calculator import EquijaxCalculator
 
     structure = copper(SIZES[atoms]).to_ase()
@@ -228,8 +230,9 @@ def in_parts(case: str, atoms: int, parts: int) -> dict[str, Any]:
 
 def plan(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
     """What sizes that were not run would cost: copper with 56 slots per atom, frames of 50 atoms with 32."""
-    from equijax.bench.cost_model import abstract_graph, count_step, md_step, training_step
+    from equijax.bench.cost_model import count_step
     from equijax.bench.cost_report import fitted_machine, plan_table
+    from equijax.bench.steps import abstract_graph, md_step, training_step
 
     machine, _, _ = fitted_machine(rows, options.fit, options.largest)
     sizes = {

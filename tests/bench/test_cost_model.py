@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from equijax.bench.cost_model import Costs, abstract_graph, count_jaxpr, count_step, md_step
+from equijax.bench.cost_model import Costs, count_jaxpr, count_step
 from equijax.bench.roofline import PARTS, Rates, fit_machine, work
+from equijax.bench.steps import abstract_graph, md_step
 from equijax.errors import EquijaxError
 from equijax.precision import jit
 from tests.toy_model import toy_potential
