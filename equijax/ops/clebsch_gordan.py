@@ -38,6 +38,7 @@ from equijax.ops.tensor_product import (
 )
 
 Parity = Literal["natural", "any"]
+Backend = Literal["xla", "cuequivariance"]
 
 
 @functools.cache
@@ -210,11 +211,25 @@ class ClebschGordan(StrictModel, EdgeProduct, NodeProduct, PowerProduct):
     """Weights of the symmetric contraction. full: MACE's, 23 cubic ones per channel for scalars at lmax 3, redundant;
     symmetric: one per independent polynomial, 8, orthonormal as symmetric tensors; the same functions."""
 
+    backend: Backend = "xla"
+    """What evaluates edge and power products; parameters and results are the same. cuequivariance: its kernels, for
+    NVIDIA GPUs (docs: GPUs). A choice of the run: model files do not store it."""
+
     def bind_edges(self, lmax_in: int, lmax_edge: int, lmax_out: int) -> AbstractEdgeConvolution:
+        if self.backend == "cuequivariance":
+            from equijax.ops.cue_products import CueConvolution, require_cuequivariance
+
+            require_cuequivariance()
+            return CueConvolution(lmax_in, lmax_edge, lmax_out, self.parity)
         return ClebschGordanConvolution(lmax_in, lmax_edge, lmax_out, self.parity)
 
     def bind_nodes(self, lmax_1: int, lmax_2: int, lmax_out: int) -> AbstractNodeProduct:
         return ClebschGordanNodes(lmax_1, lmax_2, lmax_out, self.parity)
 
     def bind_powers(self, lmax_in: int, lmax_out: int, correlation: int) -> AbstractSymmetricPowers:
+        if self.backend == "cuequivariance":
+            from equijax.ops.cue_products import CueSymmetricPowers, require_cuequivariance
+
+            require_cuequivariance()
+            return CueSymmetricPowers(lmax_in, lmax_out, correlation, self.power_basis)
         return TreeSymmetricPowers(lmax_in, lmax_out, correlation, self.power_basis)
