@@ -16,7 +16,7 @@ from equijax.errors import did_you_mean
 from equijax.models import HAMILTONIAN_MODELS, AnyHamiltonianModelConfig, AnyModelConfig
 from equijax.models.targets import TargetConfig
 from equijax.potential.potential import PROPERTIES
-from equijax.precision import DType
+from equijax.precision import DType, MatmulPrecision
 from equijax.train.config import TrainingConfig
 from equijax.train.fine_tuning import FineTuningConfig
 from equijax.weights.model_file import stored_model_config
@@ -29,6 +29,9 @@ class ExperimentConfig(StrictModel):
     """Seed of the initial parameters, the splits and the order of the training data."""
     dtype: DType = "float32"
     """Precision of training and of the model file."""
+    matmul_precision: MatmulPrecision = "highest"
+    """Of products with trained matrices, for float32: tf32 or bf16 round their inputs as tensor cores do (docs:
+    Precision). Faster on a GPU only; a choice of the run that the model file does not store."""
     dataset: DatasetConfig
     """Where the frames come from, and what their labels are called."""
     model: Annotated[AnyModelConfig | AnyHamiltonianModelConfig, pydantic.Field(discriminator="name")]
@@ -57,6 +60,15 @@ class ExperimentConfig(StrictModel):
                 "model.radial_expansion: comes from `equijax freeze` and cannot be trained; remove it, and train or "
                 "fine-tune the model that was frozen"
             )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _products_are_rounded_where_they_can(self) -> ExperimentConfig:
+        if self.matmul_precision != "highest":
+            if self.dtype == "float64":
+                raise ValueError(f"matmul_precision: {self.matmul_precision} is for dtype float32; expected highest")
+            if self.model.name in HAMILTONIAN_MODELS:
+                raise ValueError(f"matmul_precision: {self.model.name} predicts Hamiltonians; expected highest")
         return self
 
     @pydantic.model_validator(mode="after")

@@ -28,6 +28,7 @@ from equijax.graph.atom_graph import AtomGraph
 from equijax.graph.batching import BatchBudget, structure_graph
 from equijax.graph.padding import Capacity, PaddingPolicy
 from equijax.graph.shapes import plan_shapes
+from equijax.models.products import with_backend
 from equijax.potential import derivatives
 from equijax.potential.potential import Potential
 from equijax.precision import DType, jit, precision
@@ -135,6 +136,8 @@ def _check(potential: Potential, folder: Path, platforms: Sequence[str], overwri
     if not potential.has_energy:
         raise EquijaxError(f"a model that was trained on {', '.join(potential.trained or ())} alone is not exported")
     potential.refuse_dispersion("export")
+    if potential.matmul_precision != "highest":
+        raise EquijaxError(f"export: matmul_precision is {potential.matmul_precision}; exported programs take highest")
     if wrong := [name for name in platforms if name not in PLATFORMS]:
         raise located(f"is {', '.join(wrong)}", key="--platforms", expected=f"some of {', '.join(PLATFORMS)}")
     if folder.exists():
@@ -151,7 +154,14 @@ def _energy_alone(potential: Potential) -> Potential:
     """The potential without target heads and uncertainties; a committee keeps its members, for their mean."""
     params = {name: part for name, part in potential.params.items() if not name.startswith("heads_")}
     plain = dataclasses.replace(
-        potential, params=params, targets={}, target_statistics={}, last_layer=None, calibration=None
+        potential,
+        # The kernels of other packages are no part of StableHLO.
+        model_config=with_backend(potential.model_config, "xla"),
+        params=params,
+        targets={},
+        target_statistics={},
+        last_layer=None,
+        calibration=None,
     )
     plain.check_parameters()
     return plain

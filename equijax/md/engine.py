@@ -89,7 +89,7 @@ class Engine:
         self._species = np.array([table[int(z)] for z in atomic_numbers], np.int32)
         self._counter = CompileCounter()
         self._programs: dict[Room, Any] = {}
-        with precision(dtype):
+        with precision(dtype, potential.matmul_precision):
             cast = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), dict(potential.params))
             self._params = jax.device_put(cast)
 
@@ -203,7 +203,7 @@ class Engine:
             candidates, state.positions, state.cell, jnp.asarray(self._species), self.dtype
         )
         # The model is traced with the types of its own precision: what it makes itself is float32 in float32.
-        with jax.enable_x64(self.dtype == "float64"):
+        with precision(self.dtype, self.potential.matmul_precision):
             prediction = uncertain_prediction(self.potential, params, graph, vectors, self.monitor is not None)
         return self._forced(state, prediction), neighbors, prediction
 

@@ -135,7 +135,9 @@ class EquiformerV2(nn.Module):
                 length=alike,
             )
             self.blocks = scan(config, num_species, config.lmax)
-        self.energy_head = ScalarNetwork(config.feed_forward_channels, 1, config.isolated_atoms == "learned")
+        self.energy_head = ScalarNetwork(
+            config.feed_forward_channels, 1, config.isolated_atoms == "learned", part="readout"
+        )
         if config.is_conservative:
             self.last_block = Block(config, num_species, 0)
             self.norm = config.norm.module(0)

@@ -63,9 +63,9 @@ class EdgeScalars(nn.Module):
         small = uniform_between(-1e-3, 1e-3)
         source, target = (self.param(name, small, shape, basis.dtype) for name in ("source", "target"))
         senders = gather_senders(source[graph.species], graph.neighbors, graph.neighbor_mask, graph.reverse)
-        x = Dense(width, name="layer_0")(basis) + senders + target[graph.species][:, None]
+        x = Dense(width, part="radial", name="layer_0")(basis) + senders + target[graph.species][:, None]
         x = jax.nn.silu(LayerNorm(name="norm_0")(x) if self.config.norm else x)
-        x = Dense(width, name="layer_1")(x)
+        x = Dense(width, part="radial", name="layer_1")(x)
         return jax.nn.silu(LayerNorm(name="norm_1")(x) if self.config.norm else x)
 
 
@@ -207,8 +207,8 @@ class Readout(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         for i in range(2):
-            x = jax.nn.silu(Dense(self.channels, name=f"layer_{i}")(x))
-        return Dense(1, use_bias=False, name="layer_2")(x)[..., 0]
+            x = jax.nn.silu(Dense(self.channels, part="readout", name=f"layer_{i}")(x))
+        return Dense(1, use_bias=False, part="readout", name="layer_2")(x)[..., 0]
 
 
 class ESCN(nn.Module):

@@ -276,10 +276,10 @@ class Readout(nn.Module):
 
     def setup(self) -> None:
         if self.hidden:
-            self.linear_1 = IrrepsLinear(self.config.hidden.channels, self.hidden, 0)
-            self.linear_2 = IrrepsLinear(self.hidden, 1, 0)
+            self.linear_1 = IrrepsLinear(self.config.hidden.channels, self.hidden, 0, "readout")
+            self.linear_2 = IrrepsLinear(self.hidden, 1, 0, "readout")
         else:
-            self.linear = IrrepsLinear(self.config.hidden.channels, 1, 0)
+            self.linear = IrrepsLinear(self.config.hidden.channels, 1, 0, "readout")
 
     def __call__(self, x: jax.Array) -> jax.Array:
         scalars = x[:, :1]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from equijax.errors import EquijaxWarning
+from equijax.config.base import StrictModel
+from equijax.errors import EquijaxError, EquijaxWarning
 from equijax.ops import TENSOR_PRODUCTS, ClebschGordan
+from equijax.ops.clebsch_gordan import Backend
 from equijax.ops.power_tree import power_tree
 from equijax.ops.tensor_product import AbstractEdgeConvolution, EdgeProduct, PowerProduct
 
@@ -32,6 +34,27 @@ def bind_quietly(edge_product: EdgeProduct, degrees: tuple[int, int, int]) -> Ab
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EquijaxWarning)
         return edge_product.bind_edges(*degrees)
+
+
+def with_backend(config: Any, backend: Backend) -> Any:
+    """A config of a model in which `backend` evaluates every Clebsch-Gordan product; the same parameters fit it.
+
+    Raises EquijaxError for another backend than xla when the model has no such product.
+    """
+    changed = _with_backend(config, backend)
+    if backend != "xla" and changed is config and _with_backend(config, "xla") is config:
+        raise EquijaxError(f"backend {backend}: this {config.name} has no clebsch_gordan product to evaluate")
+    return changed
+
+
+def _with_backend(config: Any, backend: Backend) -> Any:
+    if isinstance(config, ClebschGordan):
+        return config if config.backend == backend else config.model_copy(update={"backend": backend})
+    if not isinstance(config, StrictModel):
+        return config
+    parts = {name: getattr(config, name) for name in type(config).model_fields}
+    changed = {name: new for name, old in parts.items() if (new := _with_backend(old, backend)) is not old}
+    return config.model_copy(update=changed) if changed else config
 
 
 def missing_couplings(

@@ -256,8 +256,8 @@ class EnergyHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        hidden = jax.nn.silu(Dense(self.config.channels, name="hidden")(x[:, 0]))
-        return Dense(1, use_bias=False, name="output")(hidden)[:, 0]
+        hidden = jax.nn.silu(Dense(self.config.channels, part="readout", name="hidden")(x[:, 0]))
+        return Dense(1, use_bias=False, part="readout", name="output")(hidden)[:, 0]
 
 
 class ForceHead(nn.Module):

@@ -27,6 +27,7 @@ from equijax.models.repulsion import zbl_energies
 from equijax.nn.convolution import over_receivers
 from equijax.nn.dense import DegreeDense, Dense
 from equijax.nn.layer_norm import LayerNorm
+from equijax.nn.mixing_product import mixing_product
 from equijax.nn.pair_messages import pair_sum
 from equijax.ops.cutoff import cosine_cutoff, polynomial_cutoff
 from equijax.ops.radial import exp_normal_basis, exp_normal_constants
@@ -148,7 +149,7 @@ class RadialNetwork(nn.Module):
 
         def network(x: jax.Array) -> jax.Array:
             for kernel, bias in layers:
-                x = jax.nn.silu(x @ kernel + bias)
+                x = jax.nn.silu(mixing_product(x, kernel, "radial") + bias)
             return x
 
         blocks = radial.basis.reshape(-1, PAIR_ROWS, widths[0])
@@ -309,9 +310,9 @@ class Readout(nn.Module):
     def setup(self) -> None:
         channels = self.config.channels
         self.norm = LayerNorm()
-        self.linear = Dense(channels)
-        self.output_0 = Dense(channels // 2)
-        self.output_1 = Dense(1, use_bias=self.config.isolated_atoms == "learned")
+        self.linear = Dense(channels, part="readout")
+        self.output_0 = Dense(channels // 2, part="readout")
+        self.output_1 = Dense(1, use_bias=self.config.isolated_atoms == "learned", part="readout")
 
     def __call__(self, x: jax.Array) -> jax.Array:
         squares = [jnp.sum(x[:, degree_slice(l)] ** 2, axis=1) for l in range(3)]

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from equijax.irreps.layout import degree_slice
+from equijax.nn.mixing_product import mixing_product
+from equijax.precision import Part
 
 _uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 _uniform_per_degree = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", batch_axis=(0,))
@@ -24,6 +26,7 @@ class Dense(nn.Module):
 
     features: int
     use_bias: bool = True
+    part: Part = "channels"
 
     @nn.compact
     def parameters(self, inputs: int, dtype: jax.typing.DTypeLike) -> tuple[jax.Array, Any]:
@@ -33,7 +36,8 @@ class Dense(nn.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel, bias = self.parameters(x.shape[-1], x.dtype)
-        return x @ kernel if bias is None else x @ kernel + bias
+        y = mixing_product(x, kernel, self.part)
+        return y if bias is None else y + bias
 
 
 class DegreeDense(nn.Module):
@@ -53,7 +57,7 @@ class DegreeDense(nn.Module):
         kernel = self.param("kernel", _uniform_per_degree, shape, x.dtype)
         first = degree_slice(self.lmin).start
         rows = [degree_slice(l) for l in range(self.lmin, self.lmax + 1)]
-        degrees = [x[:, r.start - first : r.stop - first] @ kernel[i] for i, r in enumerate(rows)]
+        degrees = [mixing_product(x[:, r.start - first : r.stop - first], kernel[i]) for i, r in enumerate(rows)]
         if self.lmin == 0 and self.use_bias:
             degrees[0] = degrees[0] + self.param("bias", nn.initializers.zeros, (self.features,), x.dtype)
         return jnp.concatenate(degrees, axis=1)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from equijax.nn.dense import DegreeDense, Dense
 from equijax.nn.separable_activation import AnyFeedForward, GridMLP, published_grid
 from equijax.nn.sphere_activation import from_grid, values_on_grid
+from equijax.precision import Part
 
 
 class ScalarNetwork(nn.Module):
@@ -17,11 +18,12 @@ class ScalarNetwork(nn.Module):
     hidden: int
     features: int
     last_bias: bool = True
+    part: Part = "channels"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = jax.nn.silu(Dense(self.hidden, name="first")(x))
-        return Dense(self.features, use_bias=self.last_bias, name="second")(x)
+        x = jax.nn.silu(Dense(self.hidden, part=self.part, name="first")(x))
+        return Dense(self.features, use_bias=self.last_bias, part=self.part, name="second")(x)
 
 
 class FeedForward(nn.Module):

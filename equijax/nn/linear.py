@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from equijax.irreps.layout import degree_slice, irrep_name
+from equijax.nn.mixing_product import mixing_product
+from equijax.precision import Part
 
 _normal = nn.initializers.normal(1.0)
 
@@ -22,23 +24,24 @@ class IrrepsLinear(nn.Module):
     channels_in: int
     channels_out: int
     lmax: int
+    part: Part = "channels"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         degrees = []
         for l in range(self.lmax + 1):
             weight = self.param(irrep_name(l), _normal, (self.channels_in, self.channels_out), x.dtype)
-            degrees.append(rows_times(x[:, degree_slice(l)], weight * self.channels_in**-0.5))
+            degrees.append(rows_times(x[:, degree_slice(l)], weight * self.channels_in**-0.5, self.part))
         return jnp.concatenate(degrees, axis=1)
 
 
-def rows_times(x: jax.Array, weight: jax.Array) -> jax.Array:
-    """x [N, m, C] @ weight [C, C'], as the product of two matrices.
+def rows_times(x: jax.Array, weight: jax.Array, part: Part = "channels") -> jax.Array:
+    """x [N, m, C] @ weight [C, C'], as the `mixing_product` of two matrices.
 
     The transpose of a product of three axes makes XLA on the CPU copy [N, m, C] with its channels slowest, element by
     element; of two axes it reads them as they lie.
     """
-    return (x.reshape(-1, x.shape[-1]) @ weight).reshape(*x.shape[:-1], weight.shape[-1])
+    return mixing_product(x.reshape(-1, x.shape[-1]), weight, part).reshape(*x.shape[:-1], weight.shape[-1])
 
 
 class PathLinear(nn.Module):
@@ -94,4 +97,4 @@ def _per_species(x: jax.Array, weight: jax.Array, species: jax.Array) -> jax.Arr
         one_hot = jax.nn.one_hot(species, num_species, dtype=x.dtype)
         of_species = one_hot[:, None, :, None] * x[:, :, None, :]
         return rows_times(of_species.reshape(*x.shape[:2], -1), weight.swapaxes(0, 1).reshape(-1, weight.shape[2]))
-    return jnp.einsum("nmc,ncd->nmd", x, weight.swapaxes(0, 1)[species])
+    return mixing_product(x, weight.swapaxes(0, 1)[species])

@@ -25,15 +25,15 @@ class RadialFunction(nn.Module):
 
     @nn.compact
     def __call__(self, basis: jax.Array, graph: AtomGraph) -> jax.Array:
-        x = Dense(self.hidden, name="layer_0")(basis)
+        x = Dense(self.hidden, part="radial", name="layer_0")(basis)
         source, target = self._embedding("source", basis), self._embedding("target", basis)
         senders = gather_senders(source[graph.species], graph.neighbors, graph.neighbor_mask, graph.reverse)
         x = x + senders + target[graph.species][:, None]
         x = jax.nn.silu(LayerNorm(name="norm_0")(x))
-        x = jax.nn.silu(LayerNorm(name="norm_1")(Dense(self.hidden, name="layer_1")(x)))
-        return Dense(self.features, name="layer_2")(x)
+        x = jax.nn.silu(LayerNorm(name="norm_1")(Dense(self.hidden, part="radial", name="layer_1")(x)))
+        return Dense(self.features, part="radial", name="layer_2")(x)
 
     def _embedding(self, name: str, basis: jax.Array) -> jax.Array:
         table = self.param(name, uniform_between(-1e-3, 1e-3), (self.num_species, self.hidden), basis.dtype)
         # An array of jax also where parameters are numpy's and nothing is compiled: gathering needs one.
-        return Dense(self.hidden, use_bias=False, name=f"{name}_layer")(jnp.asarray(table))
+        return Dense(self.hidden, use_bias=False, part="radial", name=f"{name}_layer")(jnp.asarray(table))

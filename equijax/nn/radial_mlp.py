@@ -8,6 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from equijax.nn.mixing_product import mixing_product
+
 
 class RadialMLP(nn.Module):
     """Holds the weights `layer_i` [in, out], N(0, 1); `apply_radial_mlp` evaluates them.
@@ -37,5 +39,5 @@ def apply_radial_mlp(
     """
     *hidden, last = (weight * weight.shape[0] ** -0.5 for weight in weights)
     for weight in hidden:
-        x = activation(x @ weight)
-    return [x @ piece for piece in jnp.split(last, pieces, axis=1)]
+        x = activation(mixing_product(x, weight, "radial"))
+    return [mixing_product(x, piece, "radial") for piece in jnp.split(last, pieces, axis=1)]

@@ -46,7 +46,7 @@ class RadialProfile(nn.Module):
     def __call__(self, basis: jax.Array) -> jax.Array:
         x = basis
         for i, width in enumerate(self.hidden):
-            x = jax.nn.silu(LayerNorm(name=f"norm_{i}")(Dense(width, name=f"layer_{i}")(x)))
+            x = jax.nn.silu(LayerNorm(name=f"norm_{i}")(Dense(width, part="radial", name=f"layer_{i}")(x)))
         reach = x.shape[-1] ** -0.5
         offset = self.param("offset", uniform_between(-reach, reach), (self.features,), x.dtype)
-        return Dense(self.features, use_bias=False, name=f"layer_{len(self.hidden)}")(x) + offset
+        return Dense(self.features, use_bias=False, part="radial", name=f"layer_{len(self.hidden)}")(x) + offset

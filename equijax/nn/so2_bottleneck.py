@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from equijax.nn.dense import Dense
 from equijax.nn.edge_frame import Parts
+from equijax.nn.mixing_product import mixing_product
 from equijax.nn.so2_linear import complex_product
 from equijax.ops.clebsch_gordan import Parity
 
@@ -40,7 +41,10 @@ class SO2Bottleneck(nn.Module):
             gates = jax.nn.silu(Dense(maps * self.hidden_channels, name=f"gate_{m}")(edge_scalars))[:, :, None]
             into = self.param(f"in_{m}", _uniform, (maps, x.shape[-1], self.hidden_channels), x.dtype)
             out = self.param(f"out_{m}", _uniform, (maps, self.hidden_channels, outputs), x.dtype)
-            y = [((x @ into[i]) * g) @ out[i] for i, g in enumerate(jnp.split(gates, maps, axis=-1))]
+            y = [
+                mixing_product(mixing_product(x, into[i]) * g, out[i])
+                for i, g in enumerate(jnp.split(gates, maps, axis=-1))
+            ]
             results.append(complex_product(*y) if maps == 2 else y[0])
         scalars, first = jnp.split(results[0], [self.extra_scalars], axis=-1)
         return (first, *results[1:]), scalars[:, :, 0]

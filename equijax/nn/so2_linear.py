@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from equijax.nn.edge_frame import Parts
+from equijax.nn.mixing_product import mixing_product
 from equijax.ops.clebsch_gordan import Parity
 
 
@@ -87,4 +88,4 @@ class SO2Linear(nn.Module):
     def _kernel(self, m: int, x: jax.Array, outputs: int) -> jax.Array:
         # Two terms add up in every result of m > 0 with parity any.
         scale = 2**-0.5 if m > 0 and self.parity == "any" else 1.0
-        return x @ self.param(f"m_{m}", uniform_fan_in(scale), (x.shape[-1], outputs), x.dtype)
+        return mixing_product(x, self.param(f"m_{m}", uniform_fan_in(scale), (x.shape[-1], outputs), x.dtype))

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +39,7 @@ from equijax.ops.tensor_product import (
 
 Parity = Literal["natural", "any"]
 Backend = Literal["xla", "cuequivariance"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 
 @functools.cache

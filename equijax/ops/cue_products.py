@@ -101,7 +101,7 @@ def _evaluate(polynomial: Any, inputs: list[jax.Array], batch: tuple[int, ...]) 
 
 @functools.cache
 def _edge_polynomial(paths: tuple[Path, ...], lmax_in: int, lmax_edge: int, lmax_out: int, channels: int) -> Any:
-    """Of weights [P, C], features [(lmax_in+1)², C] and harmonics [(lmax_edge+1)²]: per l_out [2 l_out + 1, P(l), C]."""
+    """Of weights [P, C], features [(lmax_in+1)², C] and harmonics [(lmax_edge+1)²]: [2 l_out + 1, P(l), C] by l_out."""
     counts = np.bincount([path.l_out for path in paths], minlength=lmax_out + 1)
     starts = np.concatenate([[0], np.cumsum((2 * np.arange(lmax_out + 1) + 1) * counts)])
     terms: list[Term] = []

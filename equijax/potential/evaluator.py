@@ -42,7 +42,7 @@ class Evaluator:
         self._counter = CompileCounter()
         self._room: dict[str, int] = {}
         require_platform()
-        with precision(dtype):
+        with precision(dtype, potential.matmul_precision):
             cast = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), dict(potential.params))
             self._params = jax.device_put(cast)
 
@@ -146,7 +146,7 @@ class Evaluator:
         # A function of its own for every shape: dropping it from the table frees what was compiled for it.
         compiled = self.shapes.function(kind, capacity, lambda: jit(self._counter.wrap(run)))
         memory = memory_errors(lambda: described(graph, self.dtype), lambda: self._fix(graph))
-        with precision(self.dtype), collector_paused(), memory:
+        with precision(self.dtype, self.potential.matmul_precision), collector_paused(), memory:
             return jax.tree.map(np.asarray, compiled(self._params, graph, *arrays))
 
     def _fix(self, graph: AtomGraph) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from equijax.collector import collector_paused
 from equijax.dispersion import Dispersion
 from equijax.errors import EquijaxError, did_you_mean
-from equijax.precision import DType, precision
+from equijax.precision import MIXING_POLICIES, DType, MatmulPrecision, precision, warn_if_emulated
 from equijax.structure import Structure
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from equijax.graph.padding import PaddingPolicy
     from equijax.models.contract import ModelStatistics
     from equijax.models.targets import TargetConfig, TargetStatistics
+    from equijax.ops.clebsch_gordan import Backend
     from equijax.potential.evaluator import Evaluator
     from equijax.potential.last_layer import LastLayer
     from equijax.potential.uncertainty import Calibration
@@ -40,6 +41,7 @@ class Potential:
     the model predicts as well, each with its statistics; `trained` names the labels it was trained on, None when that
     is not known. `committee` is the number of members, whose parameters lie along a first axis of every leaf of
     `params`, or None; `last_layer` makes the uncertainties of one model; `calibration` scales those of either.
+    `matmul_precision` is how it is evaluated, no part of the model: see `with_execution`.
     """
 
     model_config: Any
@@ -54,6 +56,7 @@ class Potential:
     committee: int | None = None
     last_layer: LastLayer | None = None
     calibration: Calibration | None = None
+    matmul_precision: MatmulPrecision = "highest"
 
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "float64"):
@@ -108,6 +111,32 @@ class Potential:
         """What is added to the model's energy: it was trained on labels without it, or the user adds it."""
         text = self.metadata.get("dispersion")
         return None if text is None else Dispersion.parse(str(text))
+
+    def with_execution(
+        self, backend: Backend | None = None, matmul_precision: MatmulPrecision | None = None
+    ) -> Potential:
+        """The same model, evaluated otherwise: `backend` of its Clebsch-Gordan products, and how products with trained
+        matrices round their inputs (float32 only). Neither is stored in model files; None leaves things as they are.
+
+        Raises EquijaxError for unknown values, for a model without such products, and where the kernels are missing.
+        """
+        from equijax.models.products import with_backend
+        from equijax.ops.clebsch_gordan import BACKENDS
+
+        config = self.model_config
+        if backend is not None:
+            if backend not in BACKENDS:
+                raise EquijaxError(f"backend is {backend!r}; expected {' or '.join(BACKENDS)}")
+            config = with_backend(config, backend)
+        if matmul_precision is not None:
+            if matmul_precision not in MIXING_POLICIES:
+                raise EquijaxError(f"matmul_precision is {matmul_precision!r}; expected {', '.join(MIXING_POLICIES)}")
+            warn_if_emulated(matmul_precision)
+        changed = dataclasses.replace(
+            self, model_config=config, matmul_precision=matmul_precision or self.matmul_precision
+        )
+        changed.check_parameters()  # binds the products, which refuses a backend that is not there
+        return changed
 
     def with_dispersion(self, text: str) -> Potential:
         """The same with a dispersion, such as d3bj:pbe, added to every energy, force and stress."""

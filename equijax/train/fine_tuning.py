@@ -17,6 +17,7 @@ from equijax.datasets.config import DatasetConfig, from_folder
 from equijax.datasets.e0 import StartModel, symbol
 from equijax.datasets.files import sha256
 from equijax.errors import EquijaxError, EquijaxWarning, did_you_mean, located
+from equijax.models.products import with_backend
 from equijax.potential.potential import Potential, parameter_shapes
 from equijax.structure import Structure
 from equijax.train.new_elements import with_new_elements
@@ -206,7 +207,7 @@ def _with_targets_of(targets: Mapping[str, Any], potential: Potential, file: Pat
 
 def _refuse_other_model(potential: Potential, model: Any, file: Path) -> None:
     stored = flatten(potential.model_config.model_dump(mode="json"))
-    wanted = flatten(model.model_dump(mode="json"))
+    wanted = flatten(with_backend(model, "xla").model_dump(mode="json"))
     differences = [
         f"model.{key} is {wanted.get(key, '(absent)')} here and {stored.get(key, '(absent)')} in the file"
         for key in sorted(set(stored) | set(wanted))

@@ -13,7 +13,7 @@ import numpy as np
 
 from equijax.dispersion import Dispersion, shifted_labels
 from equijax.errors import EquijaxError, EquijaxWarning, located
-from equijax.precision import precision
+from equijax.precision import precision, warn_if_emulated
 from equijax.structure import Structure
 from equijax.train.checkpoint import CheckpointStore
 from equijax.train.console import Display
@@ -78,9 +78,10 @@ def run_task(
     if task.devices is not None and not task.devices.is_leader:
         follow(task, directory)
         return
+    warn_if_emulated(task.matmul_precision)
     directory.remove_leftovers()
     display = Display(task.training.max_epochs, quiet)
-    with precision(task.dtype):
+    with precision(task.dtype, task.matmul_precision):
         state, best, progress = start_or_restore(task, directory, display, allow_changed_data)
         if task.devices is not None:
             state, best, progress = on_devices(task, state, best, progress)
@@ -101,7 +102,7 @@ def run_task(
 def follow(task: TrainingTask, directory: RunDirectory) -> None:
     """Run a task to its end beside process 0, which alone writes and says what happens."""
     display = Display(task.training.max_epochs, quiet=True)
-    with precision(task.dtype):
+    with precision(task.dtype, task.matmul_precision):
         state, best, progress = on_devices(task, *beginning(task), Progress(seed=task.seed))
         trainer = Trainer(task, directory, state, best, progress, SilentLog(progress.records), display)
         with StopSignals() as signals:

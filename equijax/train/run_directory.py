@@ -27,10 +27,19 @@ SAFE_TO_CHANGE = (
     "training.tensorboard",
     "training.on_nan",
     "training.devices",
+    "matmul_precision",
+    "model.edge_product.backend",
+    "model.node_product.backend",
 )
 
 # What a run did whose configuration is from before there were these fields.
-BEFORE_THERE_WAS = {"training.committee": 1, "training.devices": 1}
+BEFORE_THERE_WAS = {
+    "training.committee": 1,
+    "training.devices": 1,
+    "matmul_precision": "highest",
+    "model.edge_product.backend": "xla",
+    "model.node_product.backend": "xla",
+}
 
 
 class RunDirectory:

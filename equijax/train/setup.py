@@ -19,7 +19,7 @@ from equijax.models.contract import ModelStatistics
 from equijax.models.target_labels import target_readers
 from equijax.models.targets import with_targets
 from equijax.potential.potential import Potential
-from equijax.precision import DType, jit
+from equijax.precision import DType, MatmulPrecision, jit
 from equijax.structure import Structure
 from equijax.train.batches import BatchSource, CountedFrames, LabelledFrame, labelled_frame
 from equijax.train.config import TrainingConfig
@@ -65,6 +65,7 @@ class TrainingTask:
     dispersion: str | None = None
     devices: Devices | None = None
     notes: tuple[str, ...] = ()
+    matmul_precision: MatmulPrecision = "highest"
 
     @property
     def new_frames(self) -> list[LabelledFrame] | CountedFrames:
@@ -169,6 +170,7 @@ def task_from_dataset(
     return TrainingTask(
         seed=experiment.seed,
         dtype=experiment.dtype,
+        matmul_precision=experiment.matmul_precision,
         training=training,
         model_config=experiment.model,
         module=with_targets(experiment.model, targets, target_statistics, statistics),

@@ -80,6 +80,7 @@ def task_from_stream(
     return TrainingTask(
         seed=experiment.seed,
         dtype=dtype,
+        matmul_precision=experiment.matmul_precision,
         training=training,
         model_config=experiment.model,
         module=experiment.model.build(statistics),

@@ -117,11 +117,14 @@ def describe(potential: Potential) -> dict[str, Any]:
     """The JSON of a model file: whatever is needed to use the parameters, with its names and units."""
     from ase.data import chemical_symbols
 
+    from equijax.models.products import with_backend
+
     statistics = potential.statistics
     symbols = [chemical_symbols[z] for z in potential.elements]
     return {
         "format_version": FORMAT_VERSION,
-        "model": potential.model_config.model_dump(mode="json"),
+        # What evaluates products is a choice of each run, and a file is read where the kernels may not be installed.
+        "model": with_backend(potential.model_config, "xla").model_dump(mode="json"),
         "statistics": {
             field.name: float(getattr(statistics, field.name))
             for field in dataclasses.fields(statistics)
