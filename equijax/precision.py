@@ -37,7 +37,7 @@ class MixingPolicy(NamedTuple):
 MIXING_POLICIES: dict[MatmulPrecision, MixingPolicy] = {
     "highest": MixingPolicy(),
     "tf32": MixingPolicy(radial="tf32", channels="tf32"),
-    "bf16": MixingPolicy(channels="bf16"),
+    "bf16": MixingPolicy(radial="tf32", channels="bf16"),
 }
 """What a user can ask for. The errors of every part, from which this table follows, are in docs/precision.md."""
 

@@ -12,7 +12,14 @@ import numpy as np
 from equijax.collector import collector_paused
 from equijax.dispersion import Dispersion
 from equijax.errors import EquijaxError, did_you_mean
-from equijax.precision import MIXING_POLICIES, DType, MatmulPrecision, precision, warn_if_emulated
+from equijax.precision import (
+    MIXING_POLICIES,
+    DType,
+    MatmulPrecision,
+    MixingPolicy,
+    precision,
+    warn_if_emulated,
+)
 from equijax.structure import Structure
 
 if TYPE_CHECKING:
@@ -56,7 +63,7 @@ class Potential:
     committee: int | None = None
     last_layer: LastLayer | None = None
     calibration: Calibration | None = None
-    matmul_precision: MatmulPrecision = "highest"
+    matmul_precision: MatmulPrecision | MixingPolicy = "highest"
 
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "float64"):
