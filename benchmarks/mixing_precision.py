@@ -24,7 +24,6 @@ import numpy as np
 
 import equijax
 from equijax.errors import EquijaxWarning
-from equijax.potential.evaluator import Evaluator
 from equijax.precision import MIXING_POLICIES, MixingPolicy
 
 PARTS = ("radial", "channels", "readout")

@@ -14,6 +14,7 @@ from equijax.errors import EquijaxError, did_you_mean, located
 
 if TYPE_CHECKING:
     from equijax.models.targets import TargetConfig
+    from equijax.potential.potential import Potential
     from equijax.structure import Structure
 
 KeysOption = Annotated[
@@ -21,6 +22,15 @@ KeysOption = Annotated[
 ]
 UnitsOption = Annotated[
     list[str] | None, typer.Option("--unit", help="Unit in the file: --unit energy=kcal/mol --unit length=bohr")
+]
+
+BackendOption = Annotated[
+    str | None,
+    typer.Option(help="xla or cuequivariance: what evaluates Clebsch-Gordan products.", show_default="xla"),
+]
+MatmulOption = Annotated[
+    str | None,
+    typer.Option(help="highest, tf32 or bf16: products with trained matrices, in float32.", show_default="highest"),
 ]
 
 UncertaintyOption = Annotated[
@@ -42,6 +52,8 @@ def evaluate(
     stress_sign: Annotated[int, typer.Option(help="-1 when stress labels have VASP's sign.")] = 1,
     dtype: Annotated[str | None, typer.Option(help="float32 or float64.", show_default="the model's")] = None,
     uncertainty: UncertaintyOption = True,
+    backend: BackendOption = None,
+    matmul_precision: MatmulOption = None,
 ) -> None:
     """Errors of a model on labelled structures, and how well its uncertainties fit them."""
     from equijax.cli.hamiltonians import evaluate_hamiltonian_model
@@ -57,8 +69,12 @@ def evaluate(
         for option, given in (("--key", key), ("--unit", unit), ("--stress-sign", stress_sign != 1)):
             if given:
                 raise located("files of Hamiltonians have no use for it", key=option, fix="leave it out")
+        if backend is not None or matmul_precision is not None:
+            option = "--backend" if backend is not None else "--matmul-precision"
+            raise located("models of Hamiltonians have no use for it", key=option, fix="leave it out")
         evaluate_hamiltonian_model(potential, data, json_file, output, dtype)
         return
+    potential = executed(potential, backend, matmul_precision)
     structures = read_labelled(data, key, unit, stress_sign, potential.targets)
     result = run(potential, structures, dtype, uncertainty)  # type: ignore[arg-type]
     text = json.dumps(result.metrics, indent=1, allow_nan=False)
@@ -78,6 +94,13 @@ def check_dtype(dtype: str | None) -> None:
     """Refuse a precision that does not exist."""
     if dtype not in (None, "float32", "float64"):
         raise located(f"is '{dtype}'", key="--dtype", expected="float32 or float64")
+
+
+def executed(potential: Potential, backend: str | None, matmul_precision: str | None) -> Potential:
+    """The potential as the options want it evaluated."""
+    if backend is None and matmul_precision is None:
+        return potential
+    return potential.with_execution(backend, matmul_precision)  # type: ignore[arg-type]
 
 
 def read_labelled(

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from equijax.cli.evaluate import check_dtype
+from equijax.cli.evaluate import BackendOption, MatmulOption, check_dtype, executed
 from equijax.cli.predict import read_images
 from equijax.errors import located
 
@@ -64,6 +64,8 @@ def md(
         str | None,
         typer.Option(help="Add D3, such as d3bj:pbe (extra dispersion).", show_default="that of the model"),
     ] = None,
+    backend: BackendOption = None,
+    matmul_precision: MatmulOption = None,
     report: Annotated[bool, typer.Option(help="Write a page about the run.")] = True,
     quiet: Annotated[bool, typer.Option("--quiet", help="Only warnings and errors.")] = False,
 ) -> None:
@@ -84,8 +86,9 @@ def md(
     require_healthy_backend()
     surrogate = None if boost is None else load_surrogate(boost)
     has_ramp = final_temperature is not None or final_pressure is not None
+    potential = executed(load(model), backend, matmul_precision)
     summary = run_md(
-        load(model) if dispersion is None else load(model).with_dispersion(dispersion),
+        potential if dispersion is None else potential.with_dispersion(dispersion),
         start,
         steps=steps,
         output=output,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from equijax.cli.evaluate import UncertaintyOption, check_dtype
+from equijax.cli.evaluate import BackendOption, MatmulOption, UncertaintyOption, check_dtype, executed
 from equijax.errors import EquijaxWarning, located
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ def predict(
     born_charges: Annotated[
         bool, typer.Option("--born-charges", help="Also derivatives of the dipole by the positions, nine per atom.")
     ] = False,
+    backend: BackendOption = None,
+    matmul_precision: MatmulOption = None,
 ) -> None:
     """Energies, forces, (for crystals) stress and tensor targets of structures, written as extended XYZ.
 
@@ -66,11 +68,14 @@ def predict(
         raise located("exists already", file=output, key="--output", fix="choose another name or add --overwrite")
     require_healthy_backend()
     if model_kind(model) == "hamiltonian":
+        if backend is not None or matmul_precision is not None:
+            option = "--backend" if backend is not None else "--matmul-precision"
+            raise located("models of Hamiltonians have no use for it", key=option, fix="leave it out")
         predict_with_hamiltonian_model(load_hamiltonian_model(model), structures, output, dtype)
         return
     if output.suffix == ".npz":
         raise located("is not an extended XYZ file", file=output, key="--output", expected="a name ending in .xyz")
-    potential = load_potential(model)
+    potential = executed(load_potential(model), backend, matmul_precision)
     if parts > 1 and uncertainty and potential.uncertainties:
         warnings.warn("uncertainties are left out: there are none in parts", EquijaxWarning, stacklevel=2)
         uncertainty = False

@@ -18,6 +18,10 @@ from equijax.ops.tensor_product import AbstractEdgeConvolution, EdgeGeometry
 BLOCK_ABOVE_BYTES = 32 * 2**20
 BLOCK_RECEIVERS = 8
 
+# A GPU has no such cost, and small blocks would leave it idle: there blocks only bound the memory, and are as large as
+# this allows. A loop over temporaries of this size takes no measurable time of its own.
+GPU_BLOCK_BYTES = 2**30
+
 RadialFunction = Callable[[jax.Array, int], list[jax.Array]]
 """(inputs [E, B], number of pieces) to the weights of all paths and channels, [E, P C], cut in pieces along P."""
 
@@ -60,17 +64,25 @@ def over_receivers(function: Callable[[Any], Any], arrays: Any, temporary_bytes:
 
     Arrays and results, nested as they may be, have one row per receiver.
     """
-    if temporary_bytes <= BLOCK_ABOVE_BYTES:
-        return function(arrays)
     num_nodes = jax.tree.leaves(arrays)[0].shape[0]
-    num_blocks = -(-num_nodes // BLOCK_RECEIVERS)
-    padding = num_blocks * BLOCK_RECEIVERS - num_nodes
+    receivers = _receivers_per_block(num_nodes, temporary_bytes, jax.default_backend())
+    if receivers >= num_nodes:
+        return function(arrays)
+    num_blocks = -(-num_nodes // receivers)
+    padding = num_blocks * receivers - num_nodes
 
     def into_blocks(array: jax.Array) -> jax.Array:
         padded = jnp.pad(array, ((0, padding), *((0, 0),) * (array.ndim - 1)))
-        return padded.reshape(num_blocks, BLOCK_RECEIVERS, *array.shape[1:])
+        return padded.reshape(num_blocks, receivers, *array.shape[1:])
 
     def whole(result: jax.Array) -> jax.Array:
-        return result.reshape(num_blocks * BLOCK_RECEIVERS, *result.shape[2:])[:num_nodes]
+        return result.reshape(num_blocks * receivers, *result.shape[2:])[:num_nodes]
 
     return jax.tree.map(whole, jax.lax.map(jax.checkpoint(function), jax.tree.map(into_blocks, arrays)))
+
+
+def _receivers_per_block(num_nodes: int, temporary_bytes: int, platform: str) -> int:
+    """Receivers that are taken at once; at least `num_nodes` for all of them."""
+    if platform == "cpu":
+        return num_nodes if temporary_bytes <= BLOCK_ABOVE_BYTES else BLOCK_RECEIVERS
+    return max(1, num_nodes * GPU_BLOCK_BYTES // max(1, temporary_bytes))

@@ -7,6 +7,8 @@ and is held to three times that.
 
 from __future__ import annotations
 
+import importlib.util
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,7 @@ import pytest
 from jax.test_util import check_grads
 
 from equijax.irreps.spherical_harmonics import spherical_harmonics
-from equijax.ops import TENSOR_PRODUCTS
+from equijax.ops import TENSOR_PRODUCTS, ClebschGordan
 from equijax.ops.tensor_product import EdgeGeometry, EdgeProduct, NodeProduct, PowerProduct
 from equijax.precision import precision
 from tests.contracts.irreps_matrices import degree_matrix, representation
@@ -24,13 +26,24 @@ BATCH, NEIGHBORS, CHANNELS = 3, 4, 2
 EDGE_DEGREES, NODE_DEGREES = (1, 3, 2), (2, 1, 2)
 
 
+KERNELS = "clebsch_gordan on cuequivariance"
+PRODUCTS = {name: options() for name, options in TENSOR_PRODUCTS.items()}
+if importlib.util.find_spec("cuequivariance_jax") is not None:
+    PRODUCTS[KERNELS] = ClebschGordan(backend="cuequivariance")
+
+pytestmark = pytest.mark.filterwarnings("ignore:backend cuequivariance has kernels")
+
+
 def rows(family: type) -> list[str]:
-    return [name for name, options in TENSOR_PRODUCTS.items() if issubclass(options, family)]
+    """Names in `PRODUCTS`. Products of nodes have one backend."""
+    found = [name for name, options in PRODUCTS.items() if isinstance(options, family)]
+    return [name for name in found if name != KERNELS or family is not NodeProduct]
 
 
 def second_derivative_rows(family: type) -> list:
-    """Those of gaunt_fourier take longest to compile: slow."""
-    return [pytest.param(name, marks=pytest.mark.slow if name == "gaunt_fourier" else ()) for name in rows(family)]
+    """Those of gaunt_fourier and cuequivariance take longest to compile: slow."""
+    slow = ("gaunt_fourier", KERNELS)
+    return [pytest.param(name, marks=pytest.mark.slow if name in slow else ()) for name in rows(family)]
 
 
 def orthogonal(seed: int, is_o3: bool) -> np.ndarray:
@@ -56,7 +69,7 @@ def geometry_of(unit: jax.Array, lmax: int) -> EdgeGeometry:
 
 def edge_case(name: str, dtype: str, seed: int = 0):
     lmax_in, lmax_edge, lmax_out = EDGE_DEGREES
-    product = TENSOR_PRODUCTS[name]().bind_edges(lmax_in, lmax_edge, lmax_out)
+    product = PRODUCTS[name].bind_edges(lmax_in, lmax_edge, lmax_out)
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(BATCH, NEIGHBORS, (lmax_in + 1) ** 2, CHANNELS))
     unit = rng.normal(size=(BATCH, NEIGHBORS, 3))
@@ -67,7 +80,7 @@ def edge_case(name: str, dtype: str, seed: int = 0):
 
 def node_case(name: str, dtype: str, seed: int = 0, degrees: tuple[int, int, int] = NODE_DEGREES):
     lmax_1, lmax_2, lmax_out = degrees
-    product = TENSOR_PRODUCTS[name]().bind_nodes(lmax_1, lmax_2, lmax_out)
+    product = PRODUCTS[name].bind_nodes(lmax_1, lmax_2, lmax_out)
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(BATCH, (lmax_1 + 1) ** 2, CHANNELS))
     y = rng.normal(size=(BATCH, (lmax_2 + 1) ** 2, CHANNELS))
@@ -75,7 +88,7 @@ def node_case(name: str, dtype: str, seed: int = 0, degrees: tuple[int, int, int
 
 
 def powers_case(name: str, dtype: str, seed: int = 0):
-    powers = TENSOR_PRODUCTS[name]().bind_powers(2, 1, 3)
+    powers = PRODUCTS[name].bind_powers(2, 1, 3)
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(BATCH, 9, CHANNELS)).astype(dtype)
     weights = {
@@ -158,7 +171,7 @@ def test_edges_differentiate_twice_at_special_directions(name):
 @pytest.mark.parametrize("name", rows(EdgeProduct))
 def test_messages_have_unit_variance(name):
     lmax_in, lmax_edge, lmax_out = EDGE_DEGREES
-    product = TENSOR_PRODUCTS[name]().bind_edges(lmax_in, lmax_edge, lmax_out)
+    product = PRODUCTS[name].bind_edges(lmax_in, lmax_edge, lmax_out)
     rng = np.random.default_rng(0)
     samples = 20000
     x = rng.normal(size=(samples, 1, (lmax_in + 1) ** 2, 2)).astype("float32")
@@ -222,7 +235,7 @@ def test_nodes_differentiate_twice(name):
 @pytest.mark.parametrize("name", rows(NodeProduct))
 def test_results_have_unit_variance(name):
     lmax_1, lmax_2, lmax_out = NODE_DEGREES
-    product = TENSOR_PRODUCTS[name]().bind_nodes(lmax_1, lmax_2, lmax_out)
+    product = PRODUCTS[name].bind_nodes(lmax_1, lmax_2, lmax_out)
     rng = np.random.default_rng(0)
     x, y = (rng.normal(size=(40000, (l + 1) ** 2, 1)).astype("float32") for l in (lmax_1, lmax_2))
     # Signs: of unit variance too, and without the long tails of a product of three normal numbers.
@@ -235,7 +248,7 @@ def test_results_have_unit_variance(name):
 
 @pytest.mark.parametrize("name", rows(NodeProduct))
 def test_interactability_and_expressivity_agree(name):
-    product = TENSOR_PRODUCTS[name]().bind_nodes(1, 1, 2)
+    product = PRODUCTS[name].bind_nodes(1, 1, 2)
     assert 0 < product.expressivity() <= len(product.interactability())
     assert product.flops() > 0
 

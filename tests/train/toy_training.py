@@ -57,6 +57,7 @@ class ToyExperiment:
     seed: int = 0
     dtype: str = "float32"
     model: Any = dataclasses.field(default_factory=ToyConfig)
+    matmul_precision: str = "highest"
     fine_tuning: Any = None
     targets: dict[str, Any] = dataclasses.field(default_factory=dict)
 
