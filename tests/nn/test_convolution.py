@@ -39,6 +39,18 @@ def arguments(product, graph):
     return x, harmonics, features, mlp
 
 
+def test_blocks_of_a_platform():
+    """The CPU takes few receivers from some size on; a GPU as many as its memory allows."""
+    blocks, cpu, gpu = convolution._receivers_per_block, convolution.BLOCK_ABOVE_BYTES, convolution.GPU_BLOCK_BYTES
+    assert blocks(500, cpu, "cpu") == 500
+    assert blocks(500, cpu + 1, "cpu") == convolution.BLOCK_RECEIVERS
+    assert blocks(500, cpu + 1, "gpu") >= 500
+    assert blocks(500, gpu, "gpu") == 500
+    assert blocks(500, 4 * gpu, "gpu") == 125
+    assert blocks(5, 10 * gpu, "gpu") == 1
+    assert blocks(0, 0, "gpu") == 1
+
+
 @pytest.mark.parametrize("receivers", [4, 32])
 def test_blocks(monkeypatch, receivers):
     product = ClebschGordan().bind_edges(1, 1, 1)
