@@ -1,11 +1,11 @@
 """Errors of a trained model when products with trained matrices have rounded inputs, by part of the model.
 
-    python benchmarks/mixing_precision.py MODEL.safetensors TEST.xyz [--frames 100] [--nve]
+    python benchmarks/mixing_precision.py MODEL.safetensors TEST.xyz [--frames 100] [--policies bf16] [--nve-ps 5]
 
 Every row is compared with the same model in float64: energies in meV/atom, forces in meV/Å (root mean squares over the
 frames), and how far energies and forces of a turned structure are from the turned ones. On the CPU the rounding is done
-by hand, see `equijax/nn/mixing_product.py`. With --nve also the drift of the total energy over 20 ps of dynamics of the
-first frame at 300 K with a step of 0.5 fs.
+by hand, see `equijax/nn/mixing_product.py`. With --nve-ps also the drift of the total energy in dynamics of the
+first frame that begin at 300 K, with a step of 0.5 fs.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ def rms(values: np.ndarray) -> float:
     return 1e3 * float(np.sqrt(np.mean(values**2)))
 
 
-def drift(potential: equijax.Potential, start: ase.Atoms) -> tuple[float, float]:
+def drift(potential: equijax.Potential, start: ase.Atoms, picoseconds: float) -> tuple[float, float]:
     """Slope of the total energy in meV/atom/ps and scatter around it in meV/atom."""
     from equijax.md import run_md
 
     with tempfile.TemporaryDirectory() as folder:
         summary = run_md(
-            potential, start, steps=40000, output=Path(folder) / "nve.xyz", ensemble="nve", temperature=300.0,
-            timestep_fs=0.5, write_every=2000, log_every=20, seed=1,
+            potential, start, steps=round(2000 * picoseconds), output=Path(folder) / "nve.xyz", ensemble="nve",
+            temperature=300.0, timestep_fs=0.5, write_every=1000, log_every=10, seed=1,
         )  # fmt: skip
     return summary["drift_mev_per_atom_per_ps"], summary["drift_residual_mev_per_atom"]
 
@@ -69,7 +69,8 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("data", type=Path)
     parser.add_argument("--frames", type=int, default=100)
-    parser.add_argument("--nve", action="store_true")
+    parser.add_argument("--policies", default=",".join(policies()), help="Names, with commas.")
+    parser.add_argument("--nve-ps", type=float, default=0.0)
     options = parser.parse_args()
     warnings.simplefilter("ignore", EquijaxWarning)
     base = equijax.load(options.model)
@@ -82,7 +83,8 @@ def main() -> None:
         turned.append(copy)
     energies, forces = results(base, frames, "float64")
     print(f"{options.model} {len(frames)} frames, forces rms {rms(forces):.0f} meV/Å, jax {jax.__version__}")
-    for name, policy in policies().items():
+    for name in options.policies.split(","):
+        policy = policies()[name]
         potential = dataclasses.replace(base, matmul_precision=policy)
         e, f = results(potential, frames, "float32")
         te, tf = results(potential, turned, "float32")
@@ -93,8 +95,10 @@ def main() -> None:
             "turned_energy_mev_per_atom": rms(te - e),
             "turned_forces_mev_per_a": rms(tf - f @ matrix.T),
         }
-        if options.nve and name in MIXING_POLICIES:
-            row["drift_mev_per_atom_per_ps"], row["drift_residual_mev_per_atom"] = drift(potential, frames[0])
+        if options.nve_ps:
+            row["drift_mev_per_atom_per_ps"], row["drift_residual_mev_per_atom"] = drift(
+                potential, frames[0], options.nve_ps
+            )
         print(json.dumps({k: v if isinstance(v, str) else float(f"{v:.3g}") for k, v in row.items()}), flush=True)
 
 
