@@ -94,7 +94,8 @@ def predict(
         chosen = [frames[i] for i in rows]
         if not chosen:
             continue
-        for i, result in zip(rows, potential.predict(chosen, properties, dtype=dtype, parts=parts, devices=devices)):
+        results = potential.predict(chosen, properties, dtype=dtype, parts=parts, devices=devices)  # type: ignore[arg-type]
+        for i, result in zip(rows, results):
             for name, config in potential.targets.items():
                 place = frames[i].arrays if config.per == "atom" else frames[i].info
                 place[name] = written(config, result[name])
