@@ -72,12 +72,13 @@ class Restart:
         if changed:
             raise located(f"was written with other settings ({'; '.join(changed)})", file=path)
         if self.model != model:
-            raise located("was written with another model or precision", file=path)
+            raise located("was written with another model or precision, or another backend", file=path)
 
 
 def model_digest(potential: Potential, dtype: DType) -> str:
-    """Changes with the model, its parameters and the precision."""
-    return digest(f"{potential.model_config!r} {dtype}", flatten_parameters(potential.params))
+    """Changes with the model, its parameters, the precision, and what evaluates and rounds its products."""
+    rounding = "" if potential.matmul_precision == "highest" else f" {potential.matmul_precision}"
+    return digest(f"{potential.model_config!r} {dtype}{rounding}", flatten_parameters(potential.params))
 
 
 def load_restart(path: Path) -> Restart:

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Literal, get_args
+from collections.abc import Iterable
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -215,6 +216,10 @@ class ClebschGordan(StrictModel, EdgeProduct, NodeProduct, PowerProduct):
     backend: Backend = "xla"
     """What evaluates edge and power products; parameters and results are the same. cuequivariance: its kernels, for
     NVIDIA GPUs (docs: GPUs). A choice of the run: model files do not store it."""
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        # Surrogates and restart files know a model by this text, those from before there were backends too.
+        return [(name, value) for name, value in super().__repr_args__() if (name, value) != ("backend", "xla")]
 
     def bind_edges(self, lmax_in: int, lmax_edge: int, lmax_out: int) -> AbstractEdgeConvolution:
         if self.backend == "cuequivariance":

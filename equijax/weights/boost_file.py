@@ -12,6 +12,7 @@ import numpy as np
 
 from equijax.errors import EquijaxError, located
 from equijax.models.boost import BoostConfig, Edges, FeatureStatistics, scalars_and_vectors
+from equijax.models.products import with_backend
 from equijax.potential.boost import Surrogate, check_is_base
 from equijax.potential.potential import Potential, compare_parameters
 from equijax.precision import precision
@@ -33,8 +34,8 @@ STATISTICS = "feature_statistics"
 
 
 def base_digest(potential: Potential) -> str:
-    """sha256 of config and parameters: what a surrogate was trained for."""
-    return digest(repr(potential.model_config), flatten_parameters(potential.params))
+    """sha256 of config and parameters: what a surrogate was trained for, whatever evaluates the products."""
+    return digest(repr(with_backend(potential.model_config, "xla")), flatten_parameters(potential.params))
 
 
 def check_base(surrogate: Surrogate, potential: Potential) -> None:

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from equijax.errors import EquijaxError, EquijaxWarning
+from equijax.md.restart import model_digest
 from equijax.models.products import with_backend
 from equijax.ops import CP, ClebschGordan
+from equijax.weights.boost_file import base_digest
 from equijax.weights.model_file import load_potential, save_potential
 from tests.contracts.structures import methanol
 from tests.contracts.subject import subject
@@ -63,6 +65,14 @@ def test_backends_agree():
     one, other = (potential.predict(methanol(), ("energy", "forces")) for potential in (plain, kernels))
     for name, value in one.items():
         np.testing.assert_allclose(other[name], value, rtol=0, atol=1e-11 * np.abs(value).max())
+
+
+def test_identities():
+    """A surrogate fits its base whatever evaluates it; a run continues bit for bit only as it began."""
+    plain, kernels, coarse = mace(), on_kernels(mace()), dataclasses.replace(mace(), matmul_precision="tf32")
+    assert "backend" not in repr(plain.model_config)
+    assert base_digest(kernels) == base_digest(plain) == base_digest(coarse)
+    assert len({model_digest(p, "float32") for p in (plain, kernels, coarse)}) == 3
 
 
 def test_unknown_values():
