@@ -56,7 +56,8 @@ def test_template_is_valid_and_complete():
 def test_schema_describes_every_option():
     schema = json_schema()
     assert schema["additionalProperties"] is False
-    assert set(schema["properties"]) == {"seed", "dtype", "dataset", "model", "targets", "fine_tuning", "training"}
+    known = {"seed", "dtype", "matmul_precision", "dataset", "model", "targets", "fine_tuning", "training"}
+    assert set(schema["properties"]) == known
     assert "description" in schema["$defs"]["MACEConfig"]["properties"]["cutoff"]
 
 
