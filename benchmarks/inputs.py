@@ -1,7 +1,8 @@
-"""The systems of the peer benchmarks, written once as .npz so that every library reads the same edges.
+"""The systems of the peer benchmarks, written as .npz so that every library reads the same edges.
 
 Sender j sits at r_j + shift @ cell; edges are sorted by receiver. Species index 0..3 stands for H, C, N, O; copper
-uses index 0, so that all models have four elements and the same number of parameters.
+uses index 0, so that all models have four elements and the same number of parameters. Dynamics starts from ASE's .traj
+with velocities of 300 K.
 """
 
 from __future__ import annotations
@@ -13,6 +14,16 @@ import numpy as np
 
 CUTOFF = 5.0
 ELEMENTS = (1, 6, 7, 8)
+
+
+SYSTEMS: dict[str, int | tuple[int, int, int]] = {
+    "molecule": 1,
+    "molecule_x5": 5,
+    "molecule_x32": 32,
+    "copper_500": (5, 5, 5),
+    "copper_3000": (10, 15, 5),
+}
+"""Molecules of 27 atoms, or cubic cells of copper along x, y and z."""
 
 
 def write_system(path: Path, frames: list[Any]) -> dict[str, int]:
@@ -53,19 +64,21 @@ def _label(atoms: Any, name: str, default: Any) -> Any:
     return atoms.info.get(name, atoms.arrays.get(name, default))
 
 
-def molecules(file: Path | None) -> list[Any]:
-    """Five frames of 27 atoms: 3BPA from `file`, or rattled clusters of three ethanol molecules without it."""
+def molecules(file: Path | None, count: int) -> list[Any]:
+    """Frames of 27 atoms: the first ones of `file`, or rattled clusters of three ethanol molecules without it."""
     import ase.io
     from ase.build import molecule
 
     if file is not None:
-        frames = ase.io.read(file, ":5")
+        frames = ase.io.read(file, f":{count}")
+        if len(frames) < count or any(len(atoms) != 27 for atoms in frames):
+            raise SystemExit(f"{file}: {len(frames)} frames; expected at least {count}, of 27 atoms each")
         for atoms in frames:
             atoms.pbc = False
             atoms.cell = np.zeros((3, 3))
         return frames
     frames = []
-    for seed in range(5):
+    for seed in range(count):
         cluster = molecule("CH3CH2OH")
         for step in (4.0, 8.0):
             other = molecule("CH3CH2OH")
@@ -76,22 +89,41 @@ def molecules(file: Path | None) -> list[Any]:
     return frames
 
 
-def copper() -> Any:
-    """500 atoms of fcc copper, rattled by 0.05 Å."""
+def frames_of(system: str, molecule_file: Path | None) -> list[Any]:
+    """ASE Atoms of a row of SYSTEMS; copper is rattled by 0.05 Å."""
     from ase.build import bulk
 
-    atoms = bulk("Cu", "fcc", a=3.61, cubic=True).repeat(5)
+    size = SYSTEMS[system]
+    if isinstance(size, int):
+        return molecules(molecule_file, size)
+    atoms = bulk("Cu", "fcc", a=3.61, cubic=True).repeat(size)
     atoms.rattle(0.05, seed=1)
-    return atoms
+    return [atoms]
 
 
-def write_all(folder: Path, molecule_file: Path | None) -> dict[str, dict[str, Any]]:
-    """Write the three systems; returns path, atoms and edges of each."""
+def write_input(folder: Path, system: str, task: str, molecule_file: Path | None) -> dict[str, Any]:
+    """Write what a task reads, once; fields of the case, among them atoms and directed edges."""
     folder.mkdir(parents=True, exist_ok=True)
-    frames = molecules(molecule_file)
-    systems = {"molecule": frames[:1], "molecule_x5": frames, "copper_500": [copper()]}
-    described = {}
-    for name, members in systems.items():
-        path = (folder / f"{name}.npz").resolve()
-        described[name] = {"system": str(path), **write_system(path, members)}
-    return described
+    frames = frames_of(system, molecule_file)
+    if task not in ("steps", "neighbors"):
+        path = (folder / f"{system}.npz").resolve()
+        return {"system": str(path), **write_system(path, frames)}
+    (atoms,) = frames
+    return write_structure((folder / f"md_{system}.traj").resolve(), atoms)
+
+
+def write_structure(path: Path, atoms: Any) -> dict[str, Any]:
+    """A start of dynamics."""
+    import ase.io
+
+    from equijax.graph.neighbors import neighbor_list
+    from equijax.md.ensembles import draw_momenta
+    from equijax.structure import Structure
+
+    atoms = atoms.copy()
+    atoms.calc = None
+    atoms.set_momenta(draw_momenta(atoms, 300.0, 0))
+    ase.io.write(path, atoms)
+    elements = sorted({int(z) for z in atoms.numbers})
+    edges = len(neighbor_list(Structure.from_ase(atoms), CUTOFF))
+    return {"structure": str(path), "elements": elements, "atoms": len(atoms), "edges": edges}

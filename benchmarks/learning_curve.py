@@ -136,7 +136,7 @@ def main() -> None:
     if not options.mace_torch:
         parser.error("--mace-torch PYTHON is needed (or MACE_TORCH_PYTHON)")
 
-    from peers_mace import ALLOCATORS
+    from peer_workers import ALLOCATORS
 
     folder = options.folder / "learning_curve"
     if folder.exists():

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from peers_mace import ALLOCATORS, Worker
+from peer_workers import ALLOCATORS, Worker
 
 SIZES = ((300, 64), (1000, 128))
 

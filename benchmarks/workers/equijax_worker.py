@@ -8,7 +8,6 @@ import jax
 import numpy as np
 from serve import serve
 
-import equijax
 from equijax.graph.atom_graph import edge_vectors
 from equijax.graph.batching import StructureGraph, batch_capacity, structure_graph
 from equijax.graph.padding import CompileCounter, PaddingPolicy
@@ -45,10 +44,19 @@ def read(path: str) -> tuple[list[Structure], list[StructureGraph], dict[str, np
 
 
 def model_config(case: dict[str, Any]) -> Any:
-    """MACE or TensorNet in the form of its peers, which the fields of the case tell apart."""
-    if "channels" in case:
+    """The model in the form of its peers."""
+    if case["architecture"] == "tensornet":
         return TensorNetConfig(
             channels=case["channels"], num_layers=case["num_layers"], envelope="cosine", isolated_atoms="learned"
+        )
+    if case["architecture"] == "nequip":
+        # There is no NequIP here. MACE of order 1 has its convolutions, and no gates.
+        return MACEConfig(
+            hidden_irreps=case["hidden_irreps"],
+            num_layers=case["num_layers"],
+            lmax=2,
+            correlation=1,
+            radial_mlp=(64, 64),
         )
     return MACEConfig(
         hidden_irreps=case["hidden_irreps"],
@@ -59,8 +67,9 @@ def model_config(case: dict[str, Any]) -> Any:
 
 
 def build(case: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    dtype = case["dtype"]
     structures, graphs, system = read(case["system"])
-    module = model_config(case).build(ModelStatistics(ELEMENTS, float(case["avg_num_neighbors"])))
+    module = model_config(case).build(ModelStatistics(ELEMENTS, case["edges"] / case["atoms"]))
     ends = np.cumsum(system["num_atoms"])
     frames = [
         LabelledFrame(
@@ -71,21 +80,24 @@ def build(case: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         )
         for g, (structure, graph, n, end) in enumerate(zip(structures, graphs, system["num_atoms"], ends))
     ]
-    with precision("float32"):
-        packed = jax.device_put(labelled_batch(frames, batch_capacity(graphs, PaddingPolicy()), "float32"))
+    with precision(dtype):
+        packed = jax.device_put(labelled_batch(frames, batch_capacity(graphs, PaddingPolicy()), dtype))
         params = jit(module.init)(jax.random.key(0), packed.graph, edge_vectors(packed.graph))["params"]
-    facts = {
-        "library": f"equijax {equijax.__version__} (jax {jax.__version__})",
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
-    }
-    if case["task"] == "md":
-        step = jit(lambda p, g: energy_and_derivatives(module, p, g).forces)
+        params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+    facts = {"parameters": sum(leaf.size for leaf in jax.tree.leaves(params))}
+    if case["task"] == "forces":
 
-        def md() -> None:
-            with precision("float32"):
-                np.asarray(step(params, packed.graph))
+        def evaluate(p: Any, g: Any) -> Any:
+            found = energy_and_derivatives(module, p, g)
+            return found.energy, found.forces
 
-        return md, facts
+        compiled = jit(evaluate)
+
+        def energy_and_forces() -> None:
+            with precision(dtype):
+                jax.tree.map(np.asarray, compiled(params, packed.graph))
+
+        return energy_and_forces, facts
 
     training = TrainingConfig(
         optimizer=OptimizerConfig(learning_rate=1e-3, amsgrad=True), ema_decay=None, clip_grad_norm=None
@@ -93,13 +105,13 @@ def build(case: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     loss = LossConfig.model_validate({"energy": {"weight": 1.0}, "forces": {"weight": 100.0}})
     optimizer = build_optimizer(training.optimizer, params)
     train_step = build_train_step(PotentialObjective(), module, optimizer, training, loss, CompileCounter())
-    with precision("float32"):
+    with precision(dtype):
         state = [initial_state(params, optimizer, None)]
-    weights = {name: np.float32(value) for name, value in loss_weights(loss).items()}
+    weights = {name: np.asarray(value, dtype) for name, value in loss_weights(loss).items()}
 
     def train() -> None:
-        with precision("float32"):
-            state[0], metrics = train_step(state[0], packed, np.float32(1e-3), weights)
+        with precision(dtype):
+            state[0], metrics = train_step(state[0], packed, np.asarray(1e-3, dtype), weights)
             float(metrics["loss"])
 
     return train, facts

@@ -1,9 +1,8 @@
-"""mace-torch, eager, with frozen parameters for MD as its ASE calculator has them."""
+"""mace-torch, eager or as TorchScript, with frozen parameters for energy and forces as its ASE calculator has them."""
 
 from __future__ import annotations
 
 import warnings
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -13,33 +12,36 @@ warnings.filterwarnings("ignore")
 import mace  # noqa: E402, F401  before e3nn
 import torch  # noqa: E402
 from e3nn import o3  # noqa: E402
+from e3nn.util import jit  # noqa: E402
 from mace import modules  # noqa: E402
 from serve import serve  # noqa: E402
 
 
-def read(path: str) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
+def read(path: str, dtype: torch.dtype) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
     system = dict(np.load(path))
     graphs, atoms = len(system["num_atoms"]), len(system["species"])
     cell = np.where(system["periodic"][:, None, None], system["cell"], 100.0 * np.eye(3))
     data = {
-        "positions": torch.tensor(system["positions"], dtype=torch.float32),
-        "node_attrs": torch.eye(4)[torch.tensor(system["species"], dtype=torch.long)],
+        "positions": torch.tensor(system["positions"], dtype=dtype),
+        "node_attrs": torch.eye(4, dtype=dtype)[torch.tensor(system["species"], dtype=torch.long)],
         "edge_index": torch.tensor(np.stack([system["senders"], system["receivers"]]), dtype=torch.long),
-        "shifts": torch.tensor(system["shift_vectors"], dtype=torch.float32),
-        "unit_shifts": torch.tensor(system["shifts"], dtype=torch.float32),
-        "cell": torch.tensor(cell.reshape(-1, 3), dtype=torch.float32),
+        "shifts": torch.tensor(system["shift_vectors"], dtype=dtype),
+        "unit_shifts": torch.tensor(system["shifts"], dtype=dtype),
+        "cell": torch.tensor(cell.reshape(-1, 3), dtype=dtype),
         "batch": torch.tensor(np.repeat(np.arange(graphs), system["num_atoms"]), dtype=torch.long),
         "ptr": torch.tensor(np.concatenate([[0], np.cumsum(system["num_atoms"])]), dtype=torch.long),
         "head": torch.zeros(graphs, dtype=torch.long),
     }
     assert len(data["positions"]) == atoms
-    energy = torch.tensor(system["energy"], dtype=torch.float32)
-    return data, energy, torch.tensor(system["forces"], dtype=torch.float32)
+    energy = torch.tensor(system["energy"], dtype=dtype)
+    return data, energy, torch.tensor(system["forces"], dtype=dtype)
 
 
 def build(case: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    dtype = getattr(torch, case["dtype"])
+    torch.set_default_dtype(dtype)
     model = modules.ScaleShiftMACE(
         r_max=5.0,
         num_bessel=8,
@@ -52,7 +54,7 @@ def build(case: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         hidden_irreps=o3.Irreps(case["hidden_irreps"]),
         MLP_irreps=o3.Irreps("16x0e"),
         atomic_energies=np.zeros(4),
-        avg_num_neighbors=case["avg_num_neighbors"],
+        avg_num_neighbors=case["edges"] / case["atoms"],
         atomic_numbers=[1, 6, 7, 8],
         correlation=3,
         gate=torch.nn.functional.silu,
@@ -62,18 +64,22 @@ def build(case: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         atomic_inter_shift=0.0,
         use_reduced_cg=False,
     )
-    data, energy, forces = read(case["system"])
-    facts = {
-        "library": f"mace-torch {version('mace-torch')} (torch {torch.__version__})",
-        "parameters": sum(p.numel() for p in model.parameters()),
-    }
-    if case["task"] == "md":
+    data, energy, forces = read(case["system"], dtype)
+    facts = {"parameters": sum(p.numel() for p in model.parameters())}
+    if case["task"] == "forces":
+        if case["form"] == "torchscript":
+            model = jit.compile(model.eval())
         for parameter in model.parameters():
             parameter.requires_grad_(False)
-        return lambda: model(dict(data), training=False)["forces"].sum().item(), facts
+
+        def energy_and_forces() -> None:
+            out = model(dict(data), training=False)
+            out["energy"].detach().numpy(), out["forces"].numpy()
+
+        return energy_and_forces, facts
 
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, amsgrad=True)
-    num_atoms = torch.bincount(data["batch"]).float()
+    num_atoms = torch.bincount(data["batch"]).to(dtype)
 
     def train() -> None:
         optimizer.zero_grad(set_to_none=True)

@@ -27,7 +27,7 @@ def potential(case: dict[str, Any]) -> Potential:
         activation_norm="torch_e3nn",
     )
     elements = tuple(case["elements"])
-    statistics = ModelStatistics(elements, float(case["avg_num_neighbors"]), scale=case["scale"])
+    statistics = ModelStatistics(elements, case["edges"] / case["atoms"], scale=case["scale"])
     rng = np.random.Generator(np.random.Philox(0))
     with precision("float32"):
         shapes = parameter_shapes(config.build(statistics))
@@ -38,10 +38,7 @@ def potential(case: dict[str, Any]) -> Potential:
 def build(case: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     model = potential(case)
     atoms = ase.io.read(case["structure"])
-    facts = {
-        "library": f"equijax {equijax.__version__} (jax {jax.__version__})",
-        "parameters": count_parameters(model.params),
-    }
+    facts = {"parameters": count_parameters(model.params)}
     if case["engine"] == "ase":
         atoms.calc = equijax.EquijaxCalculator(model)
         integrator = VelocityVerlet(atoms, case["timestep_fs"] * units.fs)

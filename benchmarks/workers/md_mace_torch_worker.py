@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -37,7 +36,7 @@ def build(case: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         hidden_irreps=o3.Irreps(case["hidden_irreps"]),
         MLP_irreps=o3.Irreps("16x0e"),
         atomic_energies=np.zeros(len(elements)),
-        avg_num_neighbors=case["avg_num_neighbors"],
+        avg_num_neighbors=case["edges"] / case["atoms"],
         atomic_numbers=elements,
         correlation=3,
         gate=torch.nn.functional.silu,
@@ -47,10 +46,7 @@ def build(case: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         atomic_inter_shift=0.0,
         use_reduced_cg=False,
     )
-    facts = {
-        "library": f"mace-torch {version('mace-torch')} (torch {torch.__version__})",
-        "parameters": sum(p.numel() for p in model.parameters()),
-    }
+    facts = {"parameters": sum(p.numel() for p in model.parameters())}
     atoms = ase.io.read(case["structure"])
     atoms.calc = MACECalculator(models=[model], device="cpu", default_dtype="float32")
     integrator = VelocityVerlet(atoms, case["timestep_fs"] * units.fs)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import queue
 import threading
-from importlib.metadata import version
 from typing import Any
 
 import ase.io
@@ -25,7 +24,7 @@ def build(case: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     info = DatasetInfo(
         atomic_energies_map={int(z): 0.0 for z in case["elements"]},
         graph_cutoff_angstrom=5.0,
-        avg_num_neighbors=case["avg_num_neighbors"],
+        avg_num_neighbors=case["edges"] / case["atoms"],
         avg_r_min_angstrom=1.0,
         scaling_mean=0.0,
         scaling_stdev=case["scale"],
@@ -41,10 +40,7 @@ def build(case: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         temperature_kelvin=300.0,
         box=np.diag(atoms.cell.array).tolist() if atoms.pbc.all() else None,
     )
-    facts = {
-        "library": f"mlip {version('mlip')} (jax {jax.__version__})",
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(force_field.params)),
-    }
+    facts = {"parameters": sum(leaf.size for leaf in jax.tree.leaves(force_field.params))}
     return Stepper(JaxMDSimulationEngine(atoms, force_field, md)), facts
 
 

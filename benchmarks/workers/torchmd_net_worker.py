@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -20,8 +19,9 @@ NUMBERS = np.array([1, 6, 7, 8])
 def build(case: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    dtype = getattr(torch, case["dtype"])
     system = dict(np.load(case["system"]))
-    box = torch.tensor(system["cell"][0], dtype=torch.float32) if system["periodic"][0] else None
+    box = torch.tensor(system["cell"][0], dtype=dtype) if system["periodic"][0] else None
     model = create_model(
         {
             "model": "tensornet",
@@ -36,7 +36,7 @@ def build(case: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
             "max_z": 128,
             "max_num_neighbors": 80,
             "equivariance_invariance_group": "O(3)",
-            "precision": 32,
+            "precision": 32 if dtype == torch.float32 else 64,
             "derivative": True,
             "output_model": "Scalar",
             "reduce_op": "add",
@@ -48,19 +48,21 @@ def build(case: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     )
     z = torch.tensor(NUMBERS[system["species"]], dtype=torch.long)
     batch = torch.tensor(np.repeat(np.arange(len(system["num_atoms"])), system["num_atoms"]), dtype=torch.long)
-    positions = system["positions"].astype(np.float32)
-    facts = {
-        "library": f"torchmd-net {version('torchmd-net')} (torch {torch.__version__})",
-        "parameters": sum(p.numel() for p in model.parameters()),
-    }
-    if case["task"] == "md":
+    positions = system["positions"].astype(case["dtype"])
+    facts = {"parameters": sum(p.numel() for p in model.parameters())}
+    if case["task"] == "forces":
         for parameter in model.parameters():
             parameter.requires_grad_(False)
-        return lambda: model(z, torch.tensor(positions), batch, box=box)[1].sum().item(), facts
+
+        def energy_and_forces() -> None:
+            found, found_forces = model(z, torch.tensor(positions), batch, box=box)
+            found.detach().numpy(), found_forces.detach().numpy()
+
+        return energy_and_forces, facts
 
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, amsgrad=True)
-    energy = torch.tensor(system["energy"] - np.mean(system["energy"]), dtype=torch.float32)[:, None]
-    forces, num_atoms = torch.tensor(system["forces"], dtype=torch.float32), torch.bincount(batch).float()[:, None]
+    energy = torch.tensor(system["energy"] - np.mean(system["energy"]), dtype=dtype)[:, None]
+    forces, num_atoms = torch.tensor(system["forces"], dtype=dtype), torch.bincount(batch).to(dtype)[:, None]
 
     def train() -> None:
         optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,2 @@
+def write_page(history, docs):
+    print("page later")
