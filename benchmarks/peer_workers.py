@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -68,11 +69,10 @@ class Worker:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         request = {"case": case, "seconds": seconds, "repetitions": repetitions}
-        try:
+        # A process that has ended is found by the loop below.
+        with contextlib.suppress(BrokenPipeError):
             self.process.stdin.write(json.dumps(request) + "\n")
             self.process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it has ended, and the loop below finds nothing
         for line in self.process.stdout:
             if line.startswith("{"):  # libraries print when they are imported
                 return json.loads(line)
@@ -80,8 +80,6 @@ class Worker:
 
     def close(self) -> None:
         assert self.process.stdin is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
-        except BrokenPipeError:
-            pass
         self.process.wait()
