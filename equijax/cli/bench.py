@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -32,26 +33,19 @@ def models(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the timings to this file.")] = None,
 ) -> None:
     """Time of an MD step (energy and forces) and of a training step (their gradient) per architecture."""
-    import dataclasses
-    import json
-
     from rich.console import Console
     from rich.table import Table
 
     from equijax.allocator import tune_cpu_allocator
     from equijax.bench.models import time_models
-    from equijax.config.yaml import parse_value
-    from equijax.doctor import describe_installation, require_healthy_backend
-    from equijax.errors import EquijaxError, did_you_mean
+    from equijax.doctor import require_healthy_backend
     from equijax.models import MODELS
 
     check_dtype(dtype)
-    for name in model or ():
-        if name not in MODELS:
-            raise EquijaxError(f"there is no model '{name}'; {did_you_mean(name, MODELS)}")
+    _check_names("model", model, MODELS)
+    fields = _fields(set_)
     tuned = tune_allocator and tune_cpu_allocator()
     require_healthy_backend()
-    fields = {name: parse_value(value) for name, value in assignments(set_, "--set").items()}
     timings = time_models(tuple(model or ()), dtype, seconds, fields)  # type: ignore[arg-type]
     table = Table(box=None, pad_edge=False)
     for column in ("model", "case", "task", "atoms", "edges", "first s", "median ms", "best ms", "µs/atom"):
@@ -60,11 +54,93 @@ def models(
         milli = [f"{1e3 * t.median_s:.2f}", f"{1e3 * t.best_s:.2f}", f"{1e6 * t.median_s / t.atoms:.1f}"]
         table.add_row(t.model, t.case, t.task, str(t.atoms), str(t.edges), f"{t.first_s:.1f}", *milli)
     Console(highlight=False).print(table)
+    _finish(timings, dtype, tuned, json_file)
+
+
+@app.command()
+def md(
+    model: Annotated[list[str] | None, typer.Option("--model", help="Architecture; all by default.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Field of the model: --set hidden_irreps=32x0e+32x1o")
+    ] = None,
+    system: Annotated[
+        list[str] | None, typer.Option("--system", help="ethanol, copper_108, copper_500; all by default.")
+    ] = None,
+    engine: Annotated[list[str] | None, typer.Option("--engine", help="jit, ase; both by default.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+    seconds: Annotated[float, typer.Option(min=0.0, help="Time per measurement.")] = 3.0,
+    tune_allocator: Annotated[
+        bool, typer.Option("--tune-allocator", help="Keep freed memory (glibc only): faster, larger.")
+    ] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the timings to this file.")] = None,
+) -> None:
+    """Time of a step of molecular dynamics, neighbour lists included, per architecture, system and engine."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from equijax.allocator import tune_cpu_allocator
+    from equijax.bench.md import ENGINES, SYSTEMS, TIMESTEP_FS, StepTiming, time_md
+    from equijax.doctor import require_healthy_backend
+    from equijax.models import MODELS
+
+    check_dtype(dtype)
+    _check_names("model", model, MODELS)
+    _check_names("system", system, SYSTEMS)
+    _check_names("engine", engine, ENGINES)
+    fields = _fields(set_)
+    tuned = tune_allocator and tune_cpu_allocator()
+    require_healthy_backend()
+
+    def progress(t: StepTiming) -> None:
+        typer.echo(f"{t.model}, {t.system}, {t.engine}: {1e3 * t.median_s:.2f} ms", err=True)
+
+    timings = time_md(
+        tuple(model or ()),
+        tuple(system or ()),
+        tuple(engine or ENGINES),  # type: ignore[arg-type]
+        dtype,  # type: ignore[arg-type]
+        seconds,
+        fields,
+        progress,
+    )
+    table = Table(box=None, pad_edge=False)
+    columns = ("model", "system", "engine", "atoms", "edges", "first s", "median ms", "quartiles ms", "best ms")
+    for column in (*columns, "µs/atom", "ns/day"):
+        table.add_column(column, justify="left" if column in columns[:3] else "right")
+    for t in timings:
+        milli = [f"{1e3 * t.median_s:.2f}", f"{1e3 * t.lower_quartile_s:.2f} to {1e3 * t.upper_quartile_s:.2f}"]
+        milli += [f"{1e3 * t.best_s:.2f}", f"{1e6 * t.median_s / t.atoms:.1f}", f"{t.ns_per_day:.3g}"]
+        table.add_row(t.model, t.system, t.engine, str(t.atoms), str(t.edges), f"{t.first_s:.1f}", *milli)
+    Console(highlight=False).print(table)
+    typer.echo(f"NVE, steps of {TIMESTEP_FS:g} fs, wall time")
+    _finish(timings, dtype, tuned, json_file)
+
+
+def _check_names(kind: str, names: list[str] | None, known: Collection[str]) -> None:
+    from equijax.errors import EquijaxError, did_you_mean
+
+    for name in names or ():
+        if name not in known:
+            raise EquijaxError(f"there is no {kind} '{name}'; {did_you_mean(name, known)}")
+
+
+def _fields(set_: list[str] | None) -> dict[str, Any]:
+    from equijax.config.yaml import parse_value
+
+    return {name: parse_value(value) for name, value in assignments(set_, "--set").items()}
+
+
+def _finish(timings: Sequence[Any], dtype: str, tuned: bool, json_file: Path | None) -> None:
+    """Say what the times depend on, and write both."""
+    import dataclasses
+    import json
+
+    from equijax.doctor import describe_installation
+    from equijax.weights.atomic_file import write_atomically
+
     facts = describe_installation() | {"allocator tuned": str(bool(tuned))}
     typer.echo(f"{dtype}, {facts['cores']} cores, jax {facts['jax']}, allocator tuned: {facts['allocator tuned']}")
     if json_file is not None:
-        from equijax.weights.atomic_file import write_atomically
-
         record = {"machine": facts, "timings": [dataclasses.asdict(timing) for timing in timings]}
         write_atomically(json_file, (json.dumps(record, indent=1) + "\n").encode())
 
