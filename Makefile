@@ -37,21 +37,20 @@ bench: $(STAMP)
 
 # The other libraries pin other versions of jax and torch, so each lives in an environment of its own.
 PEERS := .venv-peers
-$(PEERS)/mace-torch/bin/python:
-	$(PYTHON) -m venv $(PEERS)/mace-torch
-	$(PEERS)/mace-torch/bin/python -m pip install --quiet 'mace-torch==0.3.16'
+PEER_mace-torch := mace-torch==0.3.16
+PEER_mlip := mlip==0.2.5
+PEER_torchmd-net := torchmd-net==3.1.0
+PEER_nequix := nequix==0.4.5
+PEER_STAMPS := $(foreach name,mace-torch mlip torchmd-net nequix,$(PEERS)/$(name)/.installed)
 
-$(PEERS)/mlip/bin/python:
-	$(PYTHON) -m venv $(PEERS)/mlip
-	$(PEERS)/mlip/bin/python -m pip install --quiet 'mlip==0.2.5'
+$(PEERS)/%/.installed: Makefile
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet '$(PEER_$*)'
+	@touch $@
 
-$(PEERS)/torchmd-net/bin/python:
-	$(PYTHON) -m venv $(PEERS)/torchmd-net
-	$(PEERS)/torchmd-net/bin/python -m pip install --quiet 'torchmd-net==3.1.0'
-
-bench-peers: $(STAMP) $(PEERS)/mace-torch/bin/python $(PEERS)/mlip/bin/python $(PEERS)/torchmd-net/bin/python
-	$(BIN)/python benchmarks/peers_mace.py --mace-torch $(PEERS)/mace-torch/bin/python --mlip $(PEERS)/mlip/bin/python
-	$(BIN)/python benchmarks/peers_tensornet.py --torchmd-net $(PEERS)/torchmd-net/bin/python
+# What to measure: make bench-peers BENCH='--resume --tasks forces'
+bench-peers: $(STAMP) $(PEER_STAMPS)
+	$(BIN)/python benchmarks/peers.py --environments $(PEERS) $(BENCH)
 
 docs: $(STAMP)
 	$(BIN)/python -m pip install --quiet -e '.[docs]'

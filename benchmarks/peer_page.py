@@ -154,7 +154,7 @@ def neighbors_table(results: Results) -> str:
 
 
 def starts_table(results: Results) -> str:
-    """Seconds from the start of a process to its first result, wall and processor time, with empty and filled caches."""
+    """Seconds from the start of a process to its first result: wall and processor time, empty and filled caches."""
     rows = []
     for case, found in results:
         if case.measure != "start":
