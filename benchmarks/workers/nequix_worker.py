@@ -48,7 +48,6 @@ def build(case: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         radial_mlp_size=64,
         radial_mlp_layers=2,
         radial_polynomial_p=5.0,
-        index_weights=False,
         avg_n_neighbors=case["edges"] / case["atoms"],
     )
     params, static = eqx.partition(model, eqx.is_inexact_array)
