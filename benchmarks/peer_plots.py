@@ -77,7 +77,9 @@ def ratios(results: Results) -> Any:
                 continue
             own = found[reference(case)]["cpu_ms"]["median"]
             others = [n for n in case.libraries if n != reference(case) and "cpu_ms" in found.get(n, {})]
-            bars(axis, labels.index(label(case)), others, [found[n]["cpu_ms"]["median"] / own for n in others])
+            bars(
+                axis, labels.index(label(case)), others, [found[n]["cpu_ms"]["median"] / own for n in others], start=1.0
+            )
         axis.axvline(1.0, color=BLUE, linewidth=1.8)
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -131,7 +133,7 @@ def of_starts(results: Results, axis_label: str, panels: dict[str, Callable[[Rec
             names = [n for n in case.libraries if "failed" not in found.get(n, {"failed": ""})]
             pairs = [values(found[name]) for name in names]
             bars(axis, row, names, [whole for _, whole in pairs])
-            bars(axis, row, names, [pale for pale, _ in pairs], "white", 0.55)
+            bars(axis, row, names, [first for first, _ in pairs], pale=True)
         axis.set_xlabel(axis_label)
         axis.set_title(title)
         named_rows(axis, labels)
@@ -139,13 +141,14 @@ def of_starts(results: Results, axis_label: str, panels: dict[str, Callable[[Rec
 
 
 def bars(
-    axis: Any, row: int, names: Sequence[str], lengths: Sequence[float], colour: str | None = None, alpha: float = 1.0
+    axis: Any, row: int, names: Sequence[str], ends: Sequence[float], start: float = 0.0, pale: bool = False
 ) -> None:
-    """The bars of one case, in the order of the legend from top to bottom."""
+    """The bars of one case from `start`, in the order of the legend from top to bottom."""
     height = 0.8 / max(1, len(names))
-    for place, (name, length) in enumerate(zip(names, lengths)):
+    for place, (name, end) in enumerate(zip(names, ends)):
         y = row - 0.4 + height * (place + 0.5)
-        axis.barh(y, length, height=0.9 * height, color=colour or COLOURS[name], alpha=alpha, linewidth=0)
+        look = {"color": "white", "alpha": 0.55} if pale else {"color": COLOURS[name]}
+        axis.barh(y, end - start, left=start, height=0.9 * height, linewidth=0, **look)
 
 
 def named_rows(axis: Any, labels: Sequence[str]) -> None:
