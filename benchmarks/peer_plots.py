@@ -70,7 +70,7 @@ def ratios(results: Results) -> Any:
     if not labels:
         return None
     figure = new_figure(5.0 + 3.2 * len(allocators), 1.2 + 0.42 * len(labels))
-    axes = figure.subplots(1, len(allocators), sharey=True, squeeze=False)[0]
+    axes = figure.subplots(1, len(allocators), sharex=True, sharey=True, squeeze=False)[0]
     for axis, allocator in zip(axes, allocators):
         for case, found in chosen:
             if case.allocator != allocator:
