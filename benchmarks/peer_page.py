@@ -43,6 +43,9 @@ def page(path: Path) -> tuple[str, Results]:
     found = history.latest(records, machine)
     results = [(case, found[tuple(case.key.values())]) for case in all_cases() if tuple(case.key.values()) in found]
     parts = {
+        "plot of ratios": image(results, "time", "ratios", "Times of other libraries, divided by those of equijax"),
+        "plot of starts": image(results, "start", "starts", "Wall time until the first result"),
+        "plot of memory": image(results, "start", "memory", "Peak memory beyond the imports"),
         "machine": machine_table(facts, results),
         "versions": versions_table(results),
         "forces": times_section(results, "forces", ("molecule", "copper_500", "copper_3000")),
@@ -63,6 +66,12 @@ def page(path: Path) -> tuple[str, Results]:
             raise SystemExit(f"performance_template.md: {marker.strip()} has to be there once")
         template = template.replace(marker, part)
     return template, results
+
+
+def image(results: Results, measure: str, name: str, caption: str) -> str:
+    """The line that shows a plot of `write_plots`, when there is something to draw."""
+    there = any(case.measure == measure and case.dtype == "float32" for case, _ in results)
+    return f"![{caption}](images/performance/{name}.png)\n" if there else ""
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
