@@ -75,11 +75,11 @@ def md(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the timings to this file.")] = None,
 ) -> None:
     """Time of a step of molecular dynamics, neighbour lists included, per architecture, system and engine."""
-    from rich.console import Console
     from rich.table import Table
 
     from equijax.allocator import tune_cpu_allocator
     from equijax.bench.md import ENGINES, SYSTEMS, TIMESTEP_FS, StepTiming, time_md
+    from equijax.bench.product_report import new_console
     from equijax.doctor import require_healthy_backend
     from equijax.models import MODELS
 
@@ -104,14 +104,14 @@ def md(
         progress,
     )
     table = Table(box=None, pad_edge=False)
-    columns = ("model", "system", "engine", "atoms", "edges", "first s", "median ms", "quartiles ms", "best ms")
+    columns = ("model", "system", "engine", "atoms", "edges", "first s", "median ms", "25 %", "75 %", "best")
     for column in (*columns, "µs/atom", "ns/day"):
         table.add_column(column, justify="left" if column in columns[:3] else "right")
     for t in timings:
-        milli = [f"{1e3 * t.median_s:.2f}", f"{1e3 * t.lower_quartile_s:.2f} to {1e3 * t.upper_quartile_s:.2f}"]
-        milli += [f"{1e3 * t.best_s:.2f}", f"{1e6 * t.median_s / t.atoms:.1f}", f"{t.ns_per_day:.3g}"]
-        table.add_row(t.model, t.system, t.engine, str(t.atoms), str(t.edges), f"{t.first_s:.1f}", *milli)
-    Console(highlight=False).print(table)
+        times = (t.median_s, t.lower_quartile_s, t.upper_quartile_s, t.best_s)
+        cells = [*(f"{1e3 * time:.2f}" for time in times), f"{1e6 * t.median_s / t.atoms:.1f}", f"{t.ns_per_day:.3g}"]
+        table.add_row(t.model, t.system, t.engine, str(t.atoms), str(t.edges), f"{t.first_s:.1f}", *cells)
+    new_console().print(table)
     typer.echo(f"NVE, steps of {TIMESTEP_FS:g} fs, wall time")
     _finish(timings, dtype, tuned, json_file)
 
