@@ -94,8 +94,9 @@ def spread(times: dict[str, float]) -> str:
 
 
 def own(results: dict[str, Record]) -> Record:
-    """The record of equijax that the others are divided by: the first in the order of the table."""
-    return next(results[name] for name in LIBRARIES if name in results and name.startswith("equijax"))
+    """The record of equijax that the others are divided by, the first in the order of the table; or a failed one."""
+    there = (results[name] for name in LIBRARIES if name in results and name.startswith("equijax"))
+    return next(there, {"failed": "not measured"})
 
 
 def ratio(record: Record, reference: Record) -> str:
@@ -158,7 +159,7 @@ def neighbors_table(results: Results) -> str:
             record = found.get(name, {})
             cells.append("failed" if "failed" in record else spread(record["cpu_ms"]) if record else "")
         rows.append([name, *cells])
-    heads = [f"{SYSTEMS[case.system]}, {own(found)['edges']:,} edges" for case, found in chosen]
+    heads = [f"{SYSTEMS[case.system]}, {next(iter(found.values()))['edges']:,} edges" for case, found in chosen]
     return table(["list", *heads], rows)
 
 
@@ -249,7 +250,8 @@ def failures(results: Results) -> str:
     for case, found in results:
         for name, record in found.items():
             if "failed" in record:
-                lines.append(f"- {name}, {case.model}, {case.task} of {SYSTEMS[case.system]}: {record['failed']}\n")
+                what = f"{name}, {case.model}, {case.task} of {SYSTEMS[case.system]}, {case.dtype}"
+                lines.append(f"- {what}: {record['failed']} (it may allocate {record['memory_gb']:g} GB)\n")
     return "".join(dict.fromkeys(lines)) or "None.\n"
 
 

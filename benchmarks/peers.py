@@ -88,7 +88,7 @@ def measure_time(case: Case, given: dict[str, Any], pool: Pool, options: argpars
                 answer = pool.get(library, case).ask(request(case, library, given), options.seconds, 1)
             except WorkerStopped as stopped:
                 pool.drop(library)
-                answer = {"error": f"{stopped}; it may allocate {options.memory_gb:g} GB"}
+                answer = {"error": str(stopped)}
             if "error" in answer:
                 failed[library] = answer["error"]
             answers[library].append(answer)
@@ -125,7 +125,7 @@ def measure_start(case: Case, given: dict[str, Any], pool: Pool, options: argpar
                 try:
                     answer = worker.ask(request(case, library, given), 0.0, PROBE_CALLS)
                 except WorkerStopped as stopped:
-                    answer = {"error": f"{stopped}; it may allocate {options.memory_gb:g} GB"}
+                    answer = {"error": str(stopped)}
                 worker.close()
                 found |= {"versions": answer.get("versions"), "parameters": answer.get("parameters")}
                 if "error" in answer:
@@ -212,6 +212,7 @@ def run(options: argparse.Namespace) -> None:
                 **sources,
                 **state,
                 "load_average": round(os.getloadavg()[0], 1),
+                "memory_gb": options.memory_gb,
                 **case.key,
                 "atoms": given["atoms"],
                 "edges": given["edges"],

@@ -22,7 +22,7 @@ def benchmark_scripts():
 def time_record(library, milliseconds, date="2026-01-01", **fields):
     times = {"q1": 0.9 * milliseconds, "median": milliseconds, "q3": 1.1 * milliseconds}
     return {
-        "date": date, "commit": "abc", "sources": "def", "machine": "m", "molecules": "x.xyz", "load_average": 0.5,
+        "date": date, "commit": "abc", "sources": "def", "machine": "m", "molecules": "x.xyz", "load_average": 0.5, "memory_gb": 12.0,
         "measure": "time", "task": "forces", "system": "molecule", "model": "MACE 128x0e", "dtype": "float32",
         "allocator": "default", "atoms": 27, "edges": 446, "library": library, "versions": {"python": "3.11"},
         "parameters": 5, "cpu_ms": times, "wall_ms": times, "calls": 9, "rounds": 3, **fields,
@@ -86,8 +86,10 @@ def test_failures_and_gaps_are_on_the_page(tmp_path):
     failed = time_record("mlip", 1.0) | {"failed": "no memory", "cpu_ms": None}
     text, _ = page(written(tmp_path, [time_record("equijax", 2.0), failed]))
     assert "| failed |" in text
-    assert "- mlip, MACE 128x0e, forces of molecule, 27 atoms: no memory" in text
+    assert "- mlip, MACE 128x0e, forces of molecule, 27 atoms, float32: no memory (it may allocate 12 GB)" in text
     assert "Not measured on this machine: " in text
+    text, _ = page(written(tmp_path, [time_record("mlip", 3.0, model="MACE 64x0e+64x1o")]))
+    assert "| 3 (2.7 to 3.3) |" in text  # nothing to divide by
 
 
 def test_resuming_needs_the_same_sources(tmp_path):
