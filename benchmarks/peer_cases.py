@@ -21,12 +21,14 @@ class Library:
 
 LIBRARIES: dict[str, Library] = {
     "equijax": Library("equijax"),
+    "equijax, frozen": Library("equijax", fields={"form": "frozen"}),
     "mace-torch": Library("mace_torch", "mace-torch", {"form": "eager"}),
     "mace-torch, TorchScript": Library("mace_torch", "mace-torch", {"form": "torchscript"}),
     "mlip": Library("mlip", "mlip"),
     "torchmd-net": Library("torchmd_net", "torchmd-net"),
     "nequix": Library("nequix", "nequix"),
     "equijax, jit": Library("md_equijax", fields={"engine": "jit"}),
+    "equijax, jit, frozen": Library("md_equijax", fields={"engine": "jit", "form": "frozen"}),
     "equijax, ASE": Library("md_equijax", fields={"engine": "ase"}),
     "mace-torch, ASE": Library("md_mace_torch", "mace-torch"),
     "mlip, JAX-MD": Library("md_mlip", "mlip"),
@@ -50,11 +52,11 @@ MODELS: dict[str, dict[str, Any]] = {
 MACE, TENSORNET, NEQUIP = (
     tuple(name for name in MODELS if name.startswith(family)) for family in ("MACE", "TensorNet", "NequIP")
 )
-OF_MACE = ("equijax", "mace-torch", "mace-torch, TorchScript", "mlip")
+OF_MACE = ("equijax", "equijax, frozen", "mace-torch", "mace-torch, TorchScript", "mlip")
 TRAIN_MACE = ("equijax", "mace-torch", "mlip")
 OF_TENSORNET = ("equijax", "torchmd-net")
 OF_NEQUIP = ("equijax", "nequix")
-ENGINES = ("equijax, jit", "equijax, ASE", "mace-torch, ASE", "mlip, JAX-MD")
+ENGINES = ("equijax, jit", "equijax, jit, frozen", "equijax, ASE", "mace-torch, ASE", "mlip, JAX-MD")
 LISTS = (
     "equijax, with opposite edges",
     "equijax, in MD, a search",

@@ -216,7 +216,7 @@ def parameters_table(results: Results) -> str:
     counts: dict[str, dict[str, int]] = {}
     for case, found in results:
         for name, record in found.items():
-            if record.get("parameters") and case.task in ("forces", "train"):
+            if record.get("parameters") and case.task in ("forces", "train") and not name.endswith("frozen"):
                 counts.setdefault(case.model, {})[name.split(",")[0]] = record["parameters"]
     rows = [[model, "; ".join(f"{n} {c:,}" for n, c in counts[model].items())] for model in MODELS if model in counts]
     return table(["model", "parameters"], rows)

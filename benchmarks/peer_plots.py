@@ -15,17 +15,19 @@ from equijax.weights.atomic_file import write_atomically
 
 COLOURS = {
     "equijax": BLUE,
+    "equijax, frozen": "#56B4E9",
     "mace-torch": ORANGE,
     "mace-torch, TorchScript": "#E69F00",
     "mlip": GREEN,
     "torchmd-net": PURPLE,
-    "nequix": "#56B4E9",
+    "nequix": "#8C510A",
     "equijax, jit": BLUE,
-    "equijax, ASE": "#56B4E9",
+    "equijax, jit, frozen": "#56B4E9",
+    "equijax, ASE": GREY,
     "mace-torch, ASE": ORANGE,
     "mlip, JAX-MD": GREEN,
 }
-"""Okabe and Ito (2008)."""
+"""Okabe and Ito (2008), and a brown."""
 SHORT = {
     "molecule": "27 atoms",
     "molecule_x5": "5 x 27 atoms",

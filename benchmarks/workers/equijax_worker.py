@@ -13,6 +13,8 @@ from equijax.graph.batching import StructureGraph, batch_capacity, structure_gra
 from equijax.graph.padding import CompileCounter, PaddingPolicy
 from equijax.models import MACEConfig, ModelStatistics, TensorNetConfig
 from equijax.potential.derivatives import energy_and_derivatives
+from equijax.potential.frozen import frozen
+from equijax.potential.potential import Potential
 from equijax.precision import jit, precision
 from equijax.structure import Structure
 from equijax.train.batches import LabelledFrame, labelled_batch
@@ -69,7 +71,8 @@ def model_config(case: dict[str, Any]) -> Any:
 def build(case: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     dtype = case["dtype"]
     structures, graphs, system = read(case["system"])
-    module = model_config(case).build(ModelStatistics(ELEMENTS, case["edges"] / case["atoms"]))
+    config, statistics = model_config(case), ModelStatistics(ELEMENTS, case["edges"] / case["atoms"])
+    module = config.build(statistics)
     ends = np.cumsum(system["num_atoms"])
     frames = [
         LabelledFrame(
@@ -84,6 +87,12 @@ def build(case: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         packed = jax.device_put(labelled_batch(frames, batch_capacity(graphs, PaddingPolicy()), dtype))
         params = jit(module.init)(jax.random.key(0), packed.graph, edge_vectors(packed.graph))["params"]
         params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+    if case.get("form") == "frozen":
+        trained = Potential(config, statistics, dict.fromkeys(ELEMENTS, 0.0), jax.device_get(params), dtype=dtype)
+        polynomial, _ = frozen(trained)
+        module = polynomial.model_config.build(statistics)
+        with precision(dtype):
+            params = jax.device_put(polynomial.params)
     facts = {"parameters": sum(leaf.size for leaf in jax.tree.leaves(params))}
     if case["task"] == "forces":
 

@@ -14,6 +14,7 @@ from serve import serve
 import equijax
 from equijax.md import MDSettings, Simulation
 from equijax.models import MACEConfig, ModelStatistics
+from equijax.potential.frozen import frozen
 from equijax.potential.potential import Potential, count_parameters, parameter_shapes
 from equijax.precision import precision
 
@@ -37,6 +38,8 @@ def potential(case: dict[str, Any]) -> Potential:
 
 def build(case: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     model = potential(case)
+    if case.get("form") == "frozen":
+        model, _ = frozen(model)
     atoms = ase.io.read(case["structure"])
     facts = {"parameters": count_parameters(model.params)}
     if case["engine"] == "ase":
