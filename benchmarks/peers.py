@@ -277,7 +277,7 @@ def main() -> None:
         run(options)
     from peer_page import write_page
 
-    write_page(options.history, HERE.parent / "docs")
+    write_page(options.history, options.docs)
 
 
 if __name__ == "__main__":
