@@ -271,6 +271,7 @@ def main() -> None:
     parser.add_argument(
         "--resume", action="store_true", help="leave out what this machine has measured of these sources"
     )
+    parser.add_argument("--docs", type=Path, default=HERE.parent / "docs", help="where the page and its plots go")
     parser.add_argument("--page", action="store_true", help="measure nothing; write the page from the history")
     options = parser.parse_args()
     if not options.page:
