@@ -29,6 +29,7 @@ TIMESTEP_FS = 0.5
 def write_page(path: Path, docs: Path) -> None:
     """`docs`/performance.md and `docs`/images/performance/*.png from the last machine of the history."""
     text, results = page(path)
+    docs.mkdir(parents=True, exist_ok=True)
     (docs / "performance.md").write_text(text, encoding="utf-8")
     write_plots(results, docs / "images" / "performance")
 
