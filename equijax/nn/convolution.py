@@ -42,10 +42,11 @@ def convolve(
     num_nodes, num_neighbors = graph.neighbors.shape
     channels = x.shape[-1]
     weight_bytes = num_nodes * num_neighbors * product.path_count * channels * x.dtype.itemsize
-    # In blocks, one matrix product makes the weights of all paths. All at once, a product per path is faster: XLA
-    # cancels their concatenation against the split in `messages`, and neither they nor their gradients are ever one
-    # array.
-    pieces = 1 if weight_bytes > BLOCK_ABOVE_BYTES else product.path_count
+    # On GPUs and in blocks one matrix product makes the weights of all paths. All at once on the CPU, a product per
+    # path is faster: XLA cancels their concatenation against the split in `messages`, and neither they nor their
+    # gradients are ever one array.
+    is_whole = weight_bytes <= BLOCK_ABOVE_BYTES and jax.default_backend() == "cpu"
+    pieces = product.path_count if is_whole else 1
 
     def block(args: tuple[jax.Array, EdgeGeometry, jax.Array]) -> tuple[jax.Array, ...]:
         senders, geometry, inputs = args

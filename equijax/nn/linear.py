@@ -31,17 +31,8 @@ class IrrepsLinear(nn.Module):
         degrees = []
         for l in range(self.lmax + 1):
             weight = self.param(irrep_name(l), _normal, (self.channels_in, self.channels_out), x.dtype)
-            degrees.append(rows_times(x[:, degree_slice(l)], weight * self.channels_in**-0.5, self.part))
+            degrees.append(mixing_product(x[:, degree_slice(l)], weight * self.channels_in**-0.5, self.part))
         return jnp.concatenate(degrees, axis=1)
-
-
-def rows_times(x: jax.Array, weight: jax.Array, part: Part = "channels") -> jax.Array:
-    """x [N, m, C] @ weight [C, C'], as the `mixing_product` of two matrices.
-
-    The transpose of a product of three axes makes XLA on the CPU copy [N, m, C] with its channels slowest, element by
-    element; of two axes it reads them as they lie.
-    """
-    return mixing_product(x.reshape(-1, x.shape[-1]), weight, part).reshape(*x.shape[:-1], weight.shape[-1])
 
 
 class PathLinear(nn.Module):
@@ -61,7 +52,7 @@ class PathLinear(nn.Module):
             shape = (count, self.channels_in, self.channels_out)
             weight = self.param(irrep_name(l), _normal, shape, message.dtype)
             fan_in = count * self.channels_in
-            degrees.append(rows_times(message, weight.reshape(fan_in, self.channels_out) * fan_in**-0.5))
+            degrees.append(mixing_product(message, weight.reshape(fan_in, self.channels_out) * fan_in**-0.5))
         return jnp.concatenate(degrees, axis=1)
 
 
@@ -96,5 +87,5 @@ def _per_species(x: jax.Array, weight: jax.Array, species: jax.Array) -> jax.Arr
         # A matrix product per species and a mask: no [N, C, C'] gather. Beyond a few species the waste dominates.
         one_hot = jax.nn.one_hot(species, num_species, dtype=x.dtype)
         of_species = one_hot[:, None, :, None] * x[:, :, None, :]
-        return rows_times(of_species.reshape(*x.shape[:2], -1), weight.swapaxes(0, 1).reshape(-1, weight.shape[2]))
+        return mixing_product(of_species.reshape(*x.shape[:2], -1), weight.swapaxes(0, 1).reshape(-1, weight.shape[2]))
     return mixing_product(x, weight.swapaxes(0, 1)[species])

@@ -26,6 +26,11 @@ def mixing_product(x: jax.Array, kernel: jax.Array, part: Part = "channels") -> 
     Inside a scope `precision(..., matmul)` that rounds this part, the inputs of this product and of those in its
     derivatives are rounded and sums stay float32: by the tensor cores of a GPU, by hand on the CPU.
     """
+    if x.ndim > 2 and kernel.ndim == 2:
+        # The transpose of a product of three axes makes XLA on the CPU copy x with its channels slowest, element by
+        # element; of two axes it reads them as they lie.
+        rows = mixing_product(x.reshape(-1, x.shape[-1]), kernel, part)
+        return rows.reshape(*x.shape[:-1], kernel.shape[1])
     rounding = rounding_of(part)
     if rounding == "none":
         return x @ kernel
