@@ -9,9 +9,11 @@ import numpy as np
 from serve import serve
 
 from equijax.graph.atom_graph import edge_vectors
-from equijax.graph.batching import StructureGraph, batch_capacity, structure_graph
-from equijax.graph.padding import CompileCounter, PaddingPolicy
+from equijax.graph.batching import BatchBudget, StructureGraph, structure_graph
+from equijax.graph.padding import Capacity, CompileCounter, PaddingPolicy
+from equijax.graph.shapes import plan_shapes
 from equijax.models import MACEConfig, ModelStatistics, TensorNetConfig
+from equijax.potential.compiled_shapes import CompiledShapes
 from equijax.potential.derivatives import energy_and_derivatives
 from equijax.potential.frozen import frozen
 from equijax.potential.potential import Potential
@@ -68,6 +70,16 @@ def model_config(case: dict[str, Any]) -> Any:
     )
 
 
+def shape(task: str, graphs: list[StructureGraph]) -> Capacity:
+    """What the trainer, the calculator and `predict` pad to."""
+    sizes = [(graph.num_nodes, graph.num_edges, graph.max_neighbors) for graph in graphs]
+    atoms, neighbors = sum(size[0] for size in sizes), max(size[2] for size in sizes)
+    if task == "train":
+        plan = plan_shapes(sizes, BatchBudget(max_structures=len(graphs)), PaddingPolicy())
+        return plan.capacity(atoms, neighbors, len(graphs))
+    return CompiledShapes(PaddingPolicy()).choose(atoms, neighbors, len(graphs), fixed_atoms=len(graphs) == 1)
+
+
 def build(case: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     dtype = case["dtype"]
     structures, graphs, system = read(case["system"])
@@ -84,7 +96,7 @@ def build(case: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         for g, (structure, graph, n, end) in enumerate(zip(structures, graphs, system["num_atoms"], ends))
     ]
     with precision(dtype):
-        packed = jax.device_put(labelled_batch(frames, batch_capacity(graphs, PaddingPolicy()), dtype))
+        packed = jax.device_put(labelled_batch(frames, shape(case["task"], graphs), dtype))
         params = jit(module.init)(jax.random.key(0), packed.graph, edge_vectors(packed.graph))["params"]
         params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
     if case.get("form") == "frozen":
