@@ -41,9 +41,9 @@ def rows(family: type) -> list[str]:
 
 
 def second_derivative_rows(family: type) -> list:
-    """Those of gaunt_fourier and cuequivariance take longest to compile: slow."""
-    slow = ("gaunt_fourier", KERNELS)
-    return [pytest.param(name, marks=pytest.mark.slow if name in slow else ()) for name in rows(family)]
+    """Second derivatives take longest to compile: slow for all but a coupling by coefficients, by a grid, in a frame."""
+    quick = ("clebsch_gordan", "gaunt_grid", "so2")
+    return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in rows(family)]
 
 
 def orthogonal(seed: int, is_o3: bool) -> np.ndarray:
