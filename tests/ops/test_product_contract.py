@@ -41,7 +41,7 @@ def rows(family: type) -> list[str]:
 
 
 def second_derivative_rows(family: type) -> list:
-    """Second derivatives take longest to compile: slow for all but one product of coefficients, of a grid, in a frame."""
+    """Second derivatives take longest to compile: slow but for a product of coefficients, of a grid, in a frame."""
     quick = ("clebsch_gordan", "gaunt_grid", "so2")
     return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in rows(family)]
 
