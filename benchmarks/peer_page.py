@@ -164,46 +164,43 @@ def neighbors_table(results: Results) -> str:
     return table(["list", *heads], rows)
 
 
-def starts_table(results: Results) -> str:
-    """Seconds from the start of a process to its first result: wall and processor time, empty and filled caches."""
-    rows = []
+def started(results: Results) -> Iterator[tuple[list[str], dict[str, Any]]]:
+    """The first cells of a row, and the record, of every library that was started for a case."""
     for case, found in results:
         if case.measure != "start":
             continue
+        task = "training step" if case.task == "train" else "forces"
         for name in case.libraries:
-            record = found.get(name)
-            if record is None or "failed" in record:
-                continue
-            task = "training step" if case.task == "train" else "forces"
-            row = [case.model, f"{task}, {SYSTEMS[case.system]}", name]
-            for caches in ("empty", "filled"):
-                starts = [start for start in record["starts"] if start["caches"] == caches]
-                imports, first = ([median(starts, f"{part}_{clock}_s") for clock in ("wall", "cpu")]
-                                  for part in ("import", "first"))  # fmt: skip
-                row.append(f"{imports[0]:.1f} + {first[0]:.1f} ({imports[1]:.1f} + {first[1]:.1f})")
-            rows.append(row)
+            if name in found:
+                yield [case.model, f"{task}, {SYSTEMS[case.system]}", name], found[name]
+
+
+def starts_table(results: Results) -> str:
+    """Seconds from the start of a process to its first result: wall and processor time, empty and filled caches."""
+    rows = []
+    for row, record in started(results):
+        if "failed" in record:
+            continue
+        for caches in ("empty", "filled"):
+            starts = [start for start in record["starts"] if start["caches"] == caches]
+            imports, first = ([median(starts, f"{part}_{clock}_s") for clock in ("wall", "cpu")]
+                              for part in ("import", "first"))  # fmt: skip
+            row.append(f"{imports[0]:.1f} + {first[0]:.1f} ({imports[1]:.1f} + {first[1]:.1f})")
+        rows.append(row)
     return table(["model", "first result", "library", "empty caches, s", "filled caches, s"], rows)
 
 
 def memory_table(results: Results) -> str:
     """MB above what the process had after its imports: with compilation and the first result, and of later calls."""
     rows = []
-    for case, found in results:
-        if case.measure != "start":
+    for row, record in started(results):
+        starts = [start for start in record["starts"] if start["before_mb"] is not None]
+        if "failed" in record or not starts:
+            rows.append([*row, "", "failed", "failed"])
             continue
-        for name in case.libraries:
-            record = found.get(name)
-            if record is None:
-                continue
-            task = "training step" if case.task == "train" else "forces"
-            row = [case.model, f"{task}, {SYSTEMS[case.system]}", name]
-            starts = [start for start in record["starts"] if start["before_mb"] is not None]
-            if "failed" in record or not starts:
-                rows.append([*row, "", "failed", "failed"])
-                continue
-            before = median(starts, "before_mb")
-            peaks = [number(max(0.0, median(starts, f"{kind}_peak_mb") - before)) for kind in ("first", "later")]
-            rows.append([*row, number(before), *peaks])
+        before = median(starts, "before_mb")
+        peaks = [number(max(0.0, median(starts, f"{kind}_peak_mb") - before)) for kind in ("first", "later")]
+        rows.append([*row, number(before), *peaks])
     return table(
         ["model", "task and system", "library", "after imports", "+ to the first result", "+ later calls"], rows
     )

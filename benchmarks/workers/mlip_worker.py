@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+from jax_training import training
 from mlip.data import DatasetInfo
 from mlip.graph.edge_ordering import EdgeOrdering
 from mlip.graph.graph import Graph, GraphEdges, GraphGlobals, GraphNodes
@@ -65,7 +64,6 @@ def build(case: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
 
         return lambda: jax.tree.map(np.asarray, evaluate(params, graph)), facts
 
-    optimizer = optax.amsgrad(1e-3)
     energy, target = jnp.array(system["energy"], dtype), jnp.array(system["forces"], dtype)
     num_atoms = jnp.array(system["num_atoms"], dtype)
 
@@ -74,19 +72,7 @@ def build(case: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         energy_term = jnp.mean(((out.globals.energy - energy) / num_atoms) ** 2)
         return energy_term + 100 * jnp.mean((out.nodes.forces - target) ** 2)
 
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def step(p: Any, state: Any) -> Any:
-        value, gradient = jax.value_and_grad(loss)(p)
-        updates, state = optimizer.update(gradient, state, p)
-        return optax.apply_updates(p, updates), state, value
-
-    state = [params, optimizer.init(params)]
-
-    def train() -> None:
-        state[0], state[1], value = step(*state)
-        float(value)
-
-    return train, facts
+    return training(loss, params), facts
 
 
 if __name__ == "__main__":

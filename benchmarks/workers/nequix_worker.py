@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import equinox as eqx
@@ -10,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import jraph
 import numpy as np
-import optax
+from jax_training import training
 from nequix.model import Nequix
 from serve import serve
 
@@ -58,7 +57,6 @@ def build(case: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         evaluate = jax.jit(lambda p, g: eqx.combine(p, static)(g)[:2])
         return lambda: jax.tree.map(np.asarray, evaluate(params, graph)), facts
 
-    optimizer = optax.amsgrad(1e-3)
     count = len(system["num_atoms"])
     energy, target = jnp.array(system["energy"], dtype), jnp.array(system["forces"], dtype)
     num_atoms = jnp.array(system["num_atoms"], dtype)
@@ -68,19 +66,7 @@ def build(case: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         energy_term = jnp.mean(((found[:count] - energy) / num_atoms) ** 2)
         return energy_term + 100 * jnp.mean((forces[: len(target)] - target) ** 2)
 
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def step(p: Any, state: Any) -> Any:
-        value, gradient = jax.value_and_grad(loss)(p)
-        updates, state = optimizer.update(gradient, state, p)
-        return optax.apply_updates(p, updates), state, value
-
-    state = [params, optimizer.init(params)]
-
-    def train() -> None:
-        state[0], state[1], value = step(*state)
-        float(value)
-
-    return train, facts
+    return training(loss, params), facts
 
 
 if __name__ == "__main__":

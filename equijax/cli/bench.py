@@ -13,6 +13,15 @@ from equijax.cli.evaluate import assignments, check_dtype
 app = typer.Typer(help="Measure speed on this machine.", no_args_is_help=True, rich_markup_mode=None)
 
 
+ModelOption = Annotated[list[str] | None, typer.Option("--model", help="Architecture; all by default.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Field of the model: --set hidden_irreps=32x0e+32x1o")
+]
+DTypeOption = Annotated[str, typer.Option(help="float32 or float64.")]
+TuneOption = Annotated[bool, typer.Option("--tune-allocator", help="Keep freed memory (glibc only): faster, larger.")]
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write the timings to this file.")]
+
+
 @app.callback()
 def _kinds() -> None:
     # Without a callback typer would fold a single subcommand into its parent.
@@ -21,16 +30,12 @@ def _kinds() -> None:
 
 @app.command()
 def models(
-    model: Annotated[list[str] | None, typer.Option("--model", help="Architecture; all by default.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Field of the model: --set hidden_irreps=32x0e+32x1o")
-    ] = None,
-    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+    model: ModelOption = None,
+    set_: SetOption = None,
+    dtype: DTypeOption = "float32",
     seconds: Annotated[float, typer.Option(help="Time per measurement.")] = 3.0,
-    tune_allocator: Annotated[
-        bool, typer.Option("--tune-allocator", help="Keep freed memory (glibc only): faster, larger.")
-    ] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the timings to this file.")] = None,
+    tune_allocator: TuneOption = False,
+    json_file: JsonOption = None,
 ) -> None:
     """Time of an MD step (energy and forces) and of a training step (their gradient) per architecture."""
     from rich.console import Console
@@ -59,20 +64,16 @@ def models(
 
 @app.command()
 def md(
-    model: Annotated[list[str] | None, typer.Option("--model", help="Architecture; all by default.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Field of the model: --set hidden_irreps=32x0e+32x1o")
-    ] = None,
+    model: ModelOption = None,
+    set_: SetOption = None,
     system: Annotated[
         list[str] | None, typer.Option("--system", help="ethanol, copper_108, copper_500; all by default.")
     ] = None,
     engine: Annotated[list[str] | None, typer.Option("--engine", help="jit, ase; both by default.")] = None,
-    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+    dtype: DTypeOption = "float32",
     seconds: Annotated[float, typer.Option(min=0.0, help="Time per measurement.")] = 3.0,
-    tune_allocator: Annotated[
-        bool, typer.Option("--tune-allocator", help="Keep freed memory (glibc only): faster, larger.")
-    ] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the timings to this file.")] = None,
+    tune_allocator: TuneOption = False,
+    json_file: JsonOption = None,
 ) -> None:
     """Time of a step of molecular dynamics, neighbour lists included, per architecture, system and engine."""
     from rich.table import Table
@@ -164,13 +165,11 @@ def tensor_products(
     block: Annotated[
         int, typer.Option(min=0, help="Receivers per block at most, made again in the backward pass; 0: all at once.")
     ] = 0,
-    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+    dtype: DTypeOption = "float32",
     seconds: Annotated[float, typer.Option(min=0.0, help="Time per product and task.")] = 1.0,
     peers: Annotated[bool, typer.Option(help="Also time other libraries that are installed.")] = True,
     measures: Annotated[bool, typer.Option(help="Also compute expressivity and interactability.")] = True,
-    tune_allocator: Annotated[
-        bool, typer.Option("--tune-allocator", help="Keep freed memory (glibc only): faster, larger.")
-    ] = False,
+    tune_allocator: TuneOption = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Append a JSON line per measurement.")] = None,
     plots: Annotated[Path | None, typer.Option(help="Directory for PNG files.")] = None,
     compare: Annotated[Path | None, typer.Option(help="Ratios to the times in this file of an earlier run.")] = None,

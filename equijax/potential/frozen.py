@@ -14,7 +14,7 @@ import numpy as np
 from scipy.linalg import solve_triangular
 
 from equijax.errors import EquijaxError
-from equijax.nn.radial_expansion import FACTOR, RadialExpansion
+from equijax.nn.radial_expansion import FACTOR, RadialExpansion, polynomial_products
 from equijax.potential.potential import Potential
 
 MOST_POLYNOMIALS = 256
@@ -121,30 +121,18 @@ def _sampled(config: Any, network: Any) -> _Curve:
     layers: list[Any] = [np.asarray(network[f"layer_{i}"], np.float64) for i in range(len(network))]
     activation = normalized_silu(config.activation_norm)
 
-    def curve(r: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def curve(r: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         envelope = polynomial_cutoff(r, config.cutoff, config.polynomial_cutoff_power)
         features = bessel_basis(r, config.cutoff, config.num_bessel) * envelope[:, None]
-        return envelope, apply_radial_mlp(layers, activation, features)[0]
+        polynomials = polynomial_products(r, config.cutoff, MOST_POLYNOMIALS)
+        return polynomials, envelope, apply_radial_mlp(layers, activation, features)[0]
 
     # Dense at both ends, where polynomials would otherwise leave the curve.
     nodes = 0.5 * config.cutoff * (1.0 + np.cos(np.pi * (np.arange(NODES) + 0.5) / NODES))
     r = np.concatenate([nodes, np.linspace(0.0, config.cutoff, GRID + 1)[1:]])
     with precision("float64"):
-        (envelope, weights), (envelope_slope, slopes) = jit(lambda r: jax.jvp(curve, (r,), (jnp.ones_like(r),)))(r)
-        numbers = (envelope, envelope_slope, weights, slopes)
-        return _Curve(*_polynomials(r, config.cutoff, MOST_POLYNOMIALS), *(np.asarray(x) for x in numbers))
-
-
-def _polynomials(r: np.ndarray, cutoff: float, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The polynomials of `equijax.nn.radial_expansion` and their slopes, [M, count], in float64."""
-    angle = np.arccos(np.clip(2.0 / cutoff * r - 1.0, -1.0, 1.0))[:, None]
-    degree = np.arange(count)
-    sine = np.maximum(np.sin(angle), 1e-12)
-    # T_n(cos a) = cos(n a), and its slope n sin(n a) / sin(a), which is n² at x = 1.
-    values = np.cos(degree * angle)
-    slopes = np.where(angle == 0.0, degree**2, degree * np.sin(degree * angle) / sine) * 2.0 / cutoff
-    fast, slow = degree % FACTOR, degree - degree % FACTOR
-    return values[:, fast] * values[:, slow], slopes[:, fast] * values[:, slow] + values[:, fast] * slopes[:, slow]
+        values, slopes = jit(lambda r: jax.jvp(curve, (r,), (jnp.ones_like(r),)))(r)
+        return _Curve(*(np.asarray(x) for pair in zip(values, slopes) for x in pair))
 
 
 class _Factors(NamedTuple):
