@@ -73,10 +73,10 @@ def model_config(case: dict[str, Any]) -> Any:
 def shape(task: str, graphs: list[StructureGraph]) -> Capacity:
     """What the trainer, the calculator and `predict` pad to."""
     sizes = [(graph.num_nodes, graph.num_edges, graph.max_neighbors) for graph in graphs]
-    atoms, neighbors = sum(size[0] for size in sizes), max(size[2] for size in sizes)
+    atoms, edges, neighbors = sum(size[0] for size in sizes), sum(size[1] for size in sizes), max(s[2] for s in sizes)
     if task == "train":
         plan = plan_shapes(sizes, BatchBudget(max_structures=len(graphs)), PaddingPolicy())
-        return plan.capacity(atoms, neighbors, len(graphs))
+        return plan.capacity(atoms, neighbors, len(graphs), edges)
     return CompiledShapes(PaddingPolicy()).choose(atoms, neighbors, len(graphs), fixed_atoms=len(graphs) == 1)
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from equijax.graph.atom_graph import AtomGraph
+from equijax.nn.receiver_blocks import TRAINING_BYTES, blocks_above
 from equijax.potential.derivatives import energy_and_derivatives
 from equijax.precision import DType
 
@@ -30,7 +31,8 @@ def training_step(module: Any) -> Step:
 
     def run(params: Any, graph: Any, vectors: Any) -> Any:
         def loss(params: Any) -> Any:
-            found = energy_and_derivatives(module, params, graph, vectors)
+            with blocks_above(TRAINING_BYTES):
+                found = energy_and_derivatives(module, params, graph, vectors)
             return jnp.sum(found.energy**2) + jnp.sum(found.forces**2)
 
         return jax.grad(loss)(params)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from equijax.graph.neighbor_gather import gather_senders
+from equijax.graph.padding import num_pair_rows
 
 Array = Any  # numpy on the host, jax.Array inside jit
 
@@ -35,6 +36,7 @@ class AtomGraph:
     | reverse | [N, K] int32 | flat slot n' * K + k' of the opposite edge; padded slots point at themselves |
     | cell | [G, 3, 3] | Å, rows a, b, c; identity for graphs without a cell |
     | graph_mask | [G] bool | True for real graphs |
+    | pairs | static int | rows for undirected pairs of neighbours, at least as many as there are; None: N K / 2 |
 
     A padded batch always holds at least one ghost atom and one ghost graph, both last. On a device that holds a part of
     a structure and exchanges rows with others, `reverse` is a `Halo`, which says what `neighbors` then are.
@@ -50,6 +52,7 @@ class AtomGraph:
     reverse: Array
     cell: Array
     graph_mask: Array
+    pairs: int | None = dataclasses.field(default=None, metadata={"static": True})
 
     @property
     def num_nodes(self) -> int:
@@ -66,6 +69,10 @@ class AtomGraph:
     @property
     def edge_capacity(self) -> int:
         return self.num_nodes * self.num_neighbors
+
+    @property
+    def pair_capacity(self) -> int:
+        return num_pair_rows(self.edge_capacity) if self.pairs is None else self.pairs
 
 
 def edge_vectors(graph: AtomGraph) -> jax.Array:

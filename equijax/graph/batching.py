@@ -153,11 +153,12 @@ def batch(
     """
     nodes = sum(graph.num_nodes for graph in graphs)
     neighbors = max((graph.max_neighbors for graph in graphs), default=0)
+    edges = sum(graph.num_edges for graph in graphs)
     n, k, g = capacity.nodes, capacity.neighbors, capacity.graphs
-    if nodes + 1 > n or neighbors > k or len(graphs) + 1 > g:
+    if not capacity.holds(nodes, neighbors, len(graphs), edges):
         raise EquijaxError(
             f"a batch of {len(graphs)} structures with {nodes} atoms and up to {neighbors} neighbours per "
-            f"atom does not fit {capacity}, which includes one ghost atom and one ghost graph"
+            f"atom, {edges} edges, does not fit {capacity}, which includes one ghost atom and one ghost graph"
         )
     positions = np.zeros((n, 3), dtype)
     species = np.zeros(n, np.int32)
@@ -194,6 +195,7 @@ def batch(
         reverse=reverse.reshape(n, k),
         cell=cell,
         graph_mask=np.arange(g) < len(graphs),
+        pairs=capacity.pairs,
     )
 
 

@@ -15,17 +15,16 @@ import jax.numpy as jnp
 from equijax.graph.atom_graph import AtomGraph
 from equijax.graph.halo import Halo
 from equijax.graph.neighbor_gather import linear_primitive, set_derivatives
+from equijax.graph.padding import num_pair_rows
 
 Array = Any  # jax.Array inside jit
-
-PAIR_ROWS = 64
-"""The number of pairs is a multiple of this, so that they can be taken in blocks."""
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class NeighborPairs:
-    """Pairs of opposite edges. P is at least half the slots [N, K]; padded pairs come last, and padded slots have none.
+    """Pairs of opposite edges, padded ones last; padded slots have none. P holds all that there are, and is half the
+    slots [N, K] unless the graph says that fewer will do.
 
     | field | shape | meaning |
     |---|---|---|
@@ -89,7 +88,7 @@ def pairs_of(graph: AtomGraph) -> AnyPairs:
     if isinstance(graph.reverse, Halo):
         return SlotPairs(jnp.asarray(graph.neighbor_mask), jnp.asarray(graph.neighbors), graph.reverse)
     num_slots = graph.edge_capacity
-    num_pairs = num_pair_rows(num_slots)
+    num_pairs = graph.pair_capacity
     flat = jnp.arange(num_slots, dtype=jnp.int32)
     reverse, is_edge = jnp.ravel(graph.reverse), jnp.ravel(graph.neighbor_mask)
     is_first = is_edge & (flat < reverse)
@@ -105,15 +104,6 @@ def pairs_of(graph: AtomGraph) -> AnyPairs:
         slot_mask=jnp.asarray(graph.neighbor_mask),
         neighbors=jnp.asarray(graph.neighbors),
     )
-
-
-def num_pair_rows(num_slots: int) -> int:
-    """P for N * K slots.
-
-    >>> num_pair_rows(768), num_pair_rows(3)
-    (384, 64)
-    """
-    return max(1, -(-num_slots // (2 * PAIR_ROWS))) * PAIR_ROWS
 
 
 def spread(values: jax.Array, pairs: AnyPairs) -> jax.Array:
@@ -147,8 +137,6 @@ def _collect_rows(values: Array, pair: Array, slot_mask: Array, slots: Array, ma
 
 
 _spread = linear_primitive("spread_pairs", _spread_rows, lambda values, slots, *_: (*slots, *values[1:]))
-_collect = linear_primitive(
-    "collect_pairs", _collect_rows, lambda values, slots, *_: (num_pair_rows(slots[0] * slots[1]), *values[2:])
-)
+_collect = linear_primitive("collect_pairs", _collect_rows, lambda values, *rest: (*rest[-1], *values[2:]))
 set_derivatives(_spread, _collect)
 set_derivatives(_collect, _spread)

@@ -21,20 +21,47 @@ from equijax.config.base import StrictModel
 P = ParamSpec("P")
 R = TypeVar("R")
 
+PAIR_ROWS = 64
+"""The number of rows of pairs is a multiple of this, so that they can be taken in blocks."""
+
+
+def num_pair_rows(num_slots: int) -> int:
+    """Rows of undirected pairs that hold whatever `num_slots` edge slots may.
+
+    >>> num_pair_rows(768), num_pair_rows(3)
+    (384, 64)
+    """
+    return max(1, -(-num_slots // (2 * PAIR_ROWS))) * PAIR_ROWS
+
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Capacity:
     """The shape of a padded batch: rows of atoms (ghost included), neighbour slots per atom, graphs (ghost
-    included)."""
+    included), and rows of undirected pairs of neighbours where fewer than half of the slots will do."""
 
     nodes: int
     neighbors: int
     graphs: int
+    pairs: int | None = None
 
     @property
     def edges(self) -> int:
         """Edge slots, N * K."""
         return self.nodes * self.neighbors
+
+    @property
+    def pair_rows(self) -> int:
+        """`pairs`, or as many as the slots may hold."""
+        return num_pair_rows(self.edges) if self.pairs is None else self.pairs
+
+    def holds(self, num_nodes: int, num_neighbors: int, num_graphs: int, num_edges: int) -> bool:
+        """Whether atoms, neighbours of one atom, structures and edges fit, a ghost atom and a ghost graph with them."""
+        return (
+            num_nodes + 1 <= self.nodes
+            and num_neighbors <= self.neighbors
+            and num_graphs + 1 <= self.graphs
+            and num_edges <= 2 * self.pair_rows
+        )
 
 
 class PaddingPolicy(StrictModel):
@@ -47,14 +74,21 @@ class PaddingPolicy(StrictModel):
     neighbor_multiple: Annotated[int, pydantic.Field(ge=1, le=64)] = 4
     """Neighbour slots per atom are a multiple of this."""
 
-    def capacity(self, num_nodes: int, num_neighbors: int, num_graphs: int) -> Capacity:
+    def capacity(self, num_nodes: int, num_neighbors: int, num_graphs: int, num_edges: int | None = None) -> Capacity:
         """The bucket that holds `num_nodes` atoms with at most `num_neighbors` neighbours each in
-        `num_graphs` graphs; room for one ghost atom and one ghost graph is added here."""
-        return Capacity(
+        `num_graphs` graphs; room for one ghost atom and one ghost graph is added here.
+
+        With the number of edges it has no more rows of pairs than they need; without, half as many as slots.
+        """
+        shape = Capacity(
             nodes=rung(num_nodes + 1, self.ratio, self.node_multiple),
             neighbors=rung(max(num_neighbors, 1), self.ratio, self.neighbor_multiple),
             graphs=rung(num_graphs + 1, self.ratio, 1),
         )
+        if num_edges is None:
+            return shape
+        pairs = rung(max(-(-num_edges // 2), 1), self.ratio, PAIR_ROWS)
+        return dataclasses.replace(shape, pairs=min(pairs, shape.pair_rows))
 
     def fitted(self, num_nodes: int, num_neighbors: int, num_graphs: int) -> Capacity:
         """The smallest shape that holds them, not on the ladder: for sizes that stay as they are."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from equijax.graph.batching import BatchBudget, plan_batches
-from equijax.graph.padding import Capacity, PaddingPolicy
+from equijax.graph.padding import Capacity, PaddingPolicy, num_pair_rows
 from equijax.graph.shares import divided
 
 CHEAP = 0.03
@@ -34,16 +35,12 @@ class ShapePlan:
     policy: PaddingPolicy
     limit: Capacity | None = None
 
-    def capacity(self, num_nodes: int, num_neighbors: int, num_graphs: int) -> Capacity:
+    def capacity(self, num_nodes: int, num_neighbors: int, num_graphs: int, num_edges: int) -> Capacity:
         """The cheapest listed shape that holds the batch and its ghosts, else the policy's own bucket."""
         for capacity in self.capacities:
-            if (
-                num_nodes + 1 <= capacity.nodes
-                and num_neighbors <= capacity.neighbors
-                and num_graphs + 1 <= capacity.graphs
-            ):
+            if capacity.holds(num_nodes, num_neighbors, num_graphs, num_edges):
                 return capacity
-        return _within(self.policy.capacity(num_nodes, num_neighbors, num_graphs), self.limit)
+        return _within(self.policy.capacity(num_nodes, num_neighbors, num_graphs, num_edges), self.limit)
 
 
 def plan_shapes(
@@ -90,14 +87,22 @@ def plan_shapes(
     return ShapePlan(capacities=tuple(ordered), policy=policy, limit=limit)
 
 
-def batch_size(table: np.ndarray, indices: Sequence[int], shares: int = 1) -> tuple[int, int, int]:
-    """(atoms, largest number of neighbours, structures) of the batch of these rows of `sizes`; with `shares`, the
-    largest of each over its parts."""
+class BatchSize(NamedTuple):
+    """What a batch holds: atoms, neighbours of the atom that has most, structures, edges."""
+
+    nodes: int
+    neighbors: int
+    graphs: int
+    edges: int
+
+
+def batch_size(table: np.ndarray, indices: Sequence[int], shares: int = 1) -> BatchSize:
+    """The size of the batch of these rows of `sizes`; with `shares`, the largest of each number over its parts."""
     if shares > 1:
         sizes = [batch_size(table, part) for part in divided(table, indices, shares)]
-        return max(s[0] for s in sizes), max(s[1] for s in sizes), max(s[2] for s in sizes)
+        return BatchSize(*(max(numbers) for numbers in zip(*sizes)))
     rows = table[list(indices)]
-    return int(rows[:, 0].sum()), int(rows[:, 2].max(initial=0)), len(rows)
+    return BatchSize(int(rows[:, 0].sum()), int(rows[:, 2].max(initial=0)), len(rows), int(rows[:, 1].sum()))
 
 
 def _largest_batch(table: np.ndarray, budget: BatchBudget, policy: PaddingPolicy, shares: int) -> Capacity:
@@ -108,23 +113,32 @@ def _largest_batch(table: np.ndarray, budget: BatchBudget, policy: PaddingPolicy
         # A structure above the budget may have a batch of its own.
         nodes = min(nodes, max(budget.max_atoms, int(table[:, 0].max())))
     neighbors = max(int(table[:, 2].max()), 1)
-    return Capacity(
+    edges = int(np.sort(table[:, 1])[-count:].sum())
+    if budget.max_edges is not None:
+        edges = min(edges, max(budget.max_edges, int(table[:, 1].max())))
+    shape = Capacity(
         nodes=-(-(nodes + 1) // policy.node_multiple) * policy.node_multiple,
         neighbors=-(-neighbors // policy.neighbor_multiple) * policy.neighbor_multiple,
         graphs=count + 1,
     )
+    return dataclasses.replace(shape, pairs=min(num_pair_rows(edges), shape.pair_rows))
 
 
 def _within(shape: Capacity, limit: Capacity | None) -> Capacity:
-    if limit is None:
-        return shape
-    return Capacity(
-        min(shape.nodes, limit.nodes), min(shape.neighbors, limit.neighbors), min(shape.graphs, limit.graphs)
-    )
+    return shape if limit is None else _by_field(min, shape, limit)
 
 
 def _union(a: Capacity, b: Capacity) -> Capacity:
-    return Capacity(max(a.nodes, b.nodes), max(a.neighbors, b.neighbors), max(a.graphs, b.graphs))
+    return _by_field(max, a, b)
+
+
+def _by_field(choose: Callable[[int, int], int], a: Capacity, b: Capacity) -> Capacity:
+    return Capacity(
+        choose(a.nodes, b.nodes),
+        choose(a.neighbors, b.neighbors),
+        choose(a.graphs, b.graphs),
+        choose(a.pair_rows, b.pair_rows),
+    )
 
 
 def _merge_cost(a: Capacity, visits_a: int, b: Capacity, visits_b: int) -> int:

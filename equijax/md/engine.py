@@ -16,6 +16,7 @@ from equijax.md.boost import Boost
 from equijax.md.integrators import Integrator, State, volume
 from equijax.md.pair_search import Room, inverse, squared_length
 from equijax.md.verlet_list import SKIN, ListMaker, Needs, VerletList
+from equijax.nn.receiver_blocks import LOOP_BYTES, blocks_above
 from equijax.out_of_memory import memory_errors
 from equijax.potential.derivatives import Prediction
 from equijax.potential.potential import Potential
@@ -203,7 +204,7 @@ class Engine:
             candidates, state.positions, state.cell, jnp.asarray(self._species), self.dtype
         )
         # The model is traced with the types of its own precision: what it makes itself is float32 in float32.
-        with precision(self.dtype, self.potential.matmul_precision):
+        with precision(self.dtype, self.potential.matmul_precision), blocks_above(LOOP_BYTES):
             prediction = uncertain_prediction(self.potential, params, graph, vectors, self.monitor is not None)
         return self._forced(state, prediction), neighbors, prediction
 

@@ -27,11 +27,11 @@ from equijax.models.contract import ModelStatistics, NodeOutputs
 from equijax.models.products import bind_quietly, missing_couplings, product_by_name
 from equijax.models.reference import relative_to_isolated
 from equijax.models.repulsion import zbl_energies
-from equijax.nn.convolution import over_receivers
 from equijax.nn.degree_layers import DegreeNorm, GatedLinear, SharedLinear, add_to_scalars
 from equijax.nn.dense import Dense, uniform_between
 from equijax.nn.graph_attention import smooth_leaky_relu, smooth_neighbor_softmax
 from equijax.nn.radial_profile import LearnableGaussians, RadialProfile
+from equijax.nn.receiver_blocks import over_receivers
 from equijax.ops import CP, AnyEdgeProduct, ClebschGordan
 from equijax.ops.cutoff import polynomial_cutoff
 from equijax.ops.tensor_product import AbstractEdgeConvolution, EdgeGeometry, EdgeProduct

@@ -19,16 +19,17 @@ import pydantic
 from equijax.config.base import StrictModel
 from equijax.graph.atom_graph import AtomGraph
 from equijax.graph.neighbor_gather import gather_senders
-from equijax.graph.neighbor_pairs import PAIR_ROWS, AnyPairs, collect, pairs_of, spread
+from equijax.graph.neighbor_pairs import AnyPairs, collect, pairs_of, spread
+from equijax.graph.padding import PAIR_ROWS
 from equijax.irreps.layout import degree_slice, layered, to_mul_ir
 from equijax.models.contract import ModelStatistics, NodeOutputs
 from equijax.models.reference import relative_to_isolated
 from equijax.models.repulsion import zbl_energies
-from equijax.nn.convolution import over_receivers
 from equijax.nn.dense import DegreeDense, Dense
 from equijax.nn.layer_norm import LayerNorm
 from equijax.nn.mixing_product import mixing_product
 from equijax.nn.pair_messages import pair_sum
+from equijax.nn.receiver_blocks import over_receivers
 from equijax.ops.cutoff import cosine_cutoff, polynomial_cutoff
 from equijax.ops.radial import exp_normal_basis, exp_normal_constants
 from equijax.ops.tensor_matrices import anticommutator, edge_components, matrix_product
@@ -153,7 +154,8 @@ class RadialNetwork(nn.Module):
             return x
 
         blocks = radial.basis.reshape(-1, PAIR_ROWS, widths[0])
-        weights = over_receivers(network, blocks, 2 * radial.basis.shape[0] * widths[-1] * radial.basis.dtype.itemsize)
+        hidden = 2 * radial.basis.shape[0] * widths[-1] * radial.basis.dtype.itemsize
+        weights = over_receivers(network, blocks, hidden, only_for_memory=True)
         weights = weights.reshape(-1, widths[-1]) * radial.envelope[:, None]
         return weights.reshape(-1, 3, self.channels), network(radial.self_basis).reshape(3, self.channels)
 

@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from equijax.graph.pair_list import PairList
-from equijax.nn.convolution import over_receivers
 from equijax.nn.dense import Dense
 from equijax.nn.pair_gate import into_pairs, keep_pairs
 from equijax.nn.parity_layers import BlockDense, NormGate
+from equijax.nn.receiver_blocks import over_receivers
 from equijax.nn.spherical_interaction import invariants_of
 from equijax.ops.degree_weights import degree_sizes, scale_blocks
 from equijax.ops.parity_product import (

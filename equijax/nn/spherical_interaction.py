@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from equijax.graph.atom_graph import AtomGraph
 from equijax.graph.neighbor_gather import gather_senders
 from equijax.irreps.layout import degree_slice
-from equijax.nn.convolution import over_receivers
 from equijax.nn.dense import Dense
 from equijax.nn.layer_norm import RMSNormSH
 from equijax.nn.pair_gate import keep_neighbors
 from equijax.nn.parity_layers import BlockDense, NormGate
+from equijax.nn.receiver_blocks import over_receivers
 from equijax.ops.clebsch_gordan import ClebschGordanConvolution
 from equijax.ops.degree_weights import degree_sizes
 from equijax.ops.tensor_product import EdgeGeometry

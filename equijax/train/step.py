@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from equijax.graph.padding import CompileCounter
+from equijax.nn.receiver_blocks import TRAINING_BYTES, blocks_above
 from equijax.precision import jit
 from equijax.train.config import LossConfig, TrainingConfig
 from equijax.train.devices import Devices, sum_over_devices, with_counts_of_all
@@ -82,9 +83,10 @@ def batch_loss(
     updates: jax.Array | None = None,
     is_part: bool = False,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Loss of a batch, and the sums it is made of. `updates` counts the steps of training. With `is_part` it is what
-    the part of a batch on one of several devices adds to the loss of the whole."""
-    sums = objective.sums(objective.predict(module, params, batch, updates), batch, loss)
+    """Loss of a batch to be differentiated, and the sums it is made of. `updates` counts the steps of training. With
+    `is_part` it is what the part of a batch on one of several devices adds to the loss of the whole."""
+    with blocks_above(TRAINING_BYTES):
+        sums = objective.sums(objective.predict(module, params, batch, updates), batch, loss)
     return total_loss(with_counts_of_all(sums) if is_part else sums, weights), sums
 
 

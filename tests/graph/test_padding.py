@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equijax.graph.padding import CompileCounter, PaddingPolicy, padding_waste, rung
+from equijax.graph.padding import CompileCounter, PaddingPolicy, num_pair_rows, padding_waste, rung
 
 
 @given(st.integers(0, 200_000), st.integers(0, 500), st.integers(0, 500), st.floats(1.01, 3.0))
@@ -22,6 +22,17 @@ def test_capacity_holds_the_batch_and_its_ghosts(nodes, neighbors, graphs, ratio
     assert capacity.nodes <= max(8, (nodes + 1) * ratio + 8)
     # A bucket is a fixed point: a batch that fills it exactly gets the same bucket.
     assert policy.capacity(capacity.nodes - 1, capacity.neighbors, capacity.graphs - 1) == capacity
+
+
+@given(st.integers(1, 500), st.integers(1, 60), st.floats(0, 1))
+def test_rows_of_pairs_hold_the_edges_and_are_never_more_than_half_the_slots(nodes, neighbors, fill):
+    policy, edges = PaddingPolicy(), 2 * int(fill * nodes * neighbors / 2)
+    capacity = policy.capacity(nodes, neighbors, 1, edges)
+    assert capacity.holds(nodes, neighbors, 1, edges)
+    assert not capacity.holds(nodes, neighbors, 1, 2 * capacity.pairs + 2)
+    assert capacity.pairs % 64 == 0
+    assert capacity.pairs <= num_pair_rows(capacity.edges)
+    assert policy.capacity(nodes, neighbors, 1).pair_rows == num_pair_rows(capacity.edges)
 
 
 def test_number_of_buckets_is_logarithmic():

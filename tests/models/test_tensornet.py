@@ -5,6 +5,7 @@ scripts/make_torchmd_net_fixtures.py made the files.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 from equijax.graph.atom_graph import edge_vectors
 from equijax.graph.batching import batch, batch_capacity, structure_graph
 from equijax.graph.neighbor_pairs import collect, pairs_of, spread
-from equijax.graph.padding import PaddingPolicy
+from equijax.graph.padding import PaddingPolicy, num_pair_rows
 from equijax.models import ModelStatistics, TensorNetConfig, tensornet
 from equijax.nn.pair_messages import pair_dot, pair_sum
 from equijax.ops.tensor_matrices import anticommutator, basis, edge_components, matrix_product, transposed
@@ -77,7 +78,7 @@ def test_parameter_counts(channels, num_layers, num_radial, count):
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == count
 
 
-def small_graph():
+def small_graph(fewest_pairs=False):
     rng = np.random.default_rng(3)
     cell = np.array([[3.1, 0.2, 0.0], [0.4, 3.3, 0.1], [0.3, -0.2, 3.6]])  # atoms meet their own images
     structures = [
@@ -86,11 +87,36 @@ def small_graph():
         Structure(np.array([1]), np.zeros((1, 3))),
     ]
     graphs = [structure_graph(structure, 3.5, (1, 6, 8)) for structure in structures]
-    return batch(graphs, batch_capacity(graphs, PaddingPolicy()), "float64")
+    capacity = dataclasses.replace(batch_capacity(graphs, PaddingPolicy()), neighbors=64)
+    if fewest_pairs:
+        capacity = dataclasses.replace(capacity, pairs=num_pair_rows(sum(graph.num_edges for graph in graphs)))
+    return batch(graphs, capacity, "float64")
 
 
-def test_pairs_hold_every_edge_once():
-    graph = small_graph()
+def test_fewer_rows_of_pairs_change_nothing():
+    config = TensorNetConfig(channels=4, num_layers=1, num_radial=5, cutoff=3.5)
+    module = config.build(ModelStatistics((1, 6, 8), avg_num_neighbors=8.0))
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), parameter_shapes(module))
+
+    def gradient(params, graph):
+        def loss(params):
+            found = energy_and_derivatives(module, params, graph)
+            return jnp.sum(found.energy**2) + jnp.sum(found.forces**2)
+
+        return jax.value_and_grad(loss)(params)
+
+    with precision("float64"):
+        many, few = small_graph(), small_graph(fewest_pairs=True)
+        assert few.pair_capacity < many.pair_capacity / 2
+        function = jax.jit(gradient, compiler_options=QUICK)
+        for one, other in zip(*(jax.tree.leaves(function(params, graph)) for graph in (many, few)), strict=True):
+            np.testing.assert_allclose(other, one, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("fewest_pairs", [False, True])
+def test_pairs_hold_every_edge_once(fewest_pairs):
+    graph = small_graph(fewest_pairs)
     pairs = jax.tree.map(np.asarray, pairs_of(graph))
     assert pairs.mask.sum() == graph.neighbor_mask.sum() // 2
     slots = pairs.slots[pairs.mask]

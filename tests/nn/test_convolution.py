@@ -11,9 +11,10 @@ import pytest
 
 from equijax.graph.batching import batch, batch_capacity, structure_graph
 from equijax.graph.padding import PaddingPolicy
-from equijax.nn import convolution
+from equijax.nn import convolution, receiver_blocks
 from equijax.nn.normalization import normalized_silu
 from equijax.nn.radial_mlp import apply_radial_mlp
+from equijax.nn.receiver_blocks import blocks_above, over_receivers
 from equijax.ops import ClebschGordan
 from equijax.ops.tensor_product import EdgeGeometry
 from equijax.precision import precision
@@ -41,14 +42,34 @@ def arguments(product, graph):
 
 def test_blocks_of_a_platform():
     """The CPU takes few receivers from some size on; a GPU as many as its memory allows."""
-    blocks, cpu, gpu = convolution._receivers_per_block, convolution.BLOCK_ABOVE_BYTES, convolution.GPU_BLOCK_BYTES
-    assert blocks(500, cpu, "cpu") == 500
-    assert blocks(500, cpu + 1, "cpu") == convolution.BLOCK_RECEIVERS
-    assert blocks(500, cpu + 1, "gpu") >= 500
-    assert blocks(500, gpu, "gpu") == 500
-    assert blocks(500, 4 * gpu, "gpu") == 125
-    assert blocks(5, 10 * gpu, "gpu") == 1
-    assert blocks(0, 0, "gpu") == 1
+    blocks, gpu = receiver_blocks._receivers_per_block, receiver_blocks.MEMORY_BYTES
+    assert blocks(500, 100, 100, "cpu") == 500
+    assert blocks(500, 101, 100, "cpu") == receiver_blocks.CPU_RECEIVERS
+    assert blocks(500, 101, 100, "gpu") >= 500
+    assert blocks(500, gpu, 100, "gpu") == 500
+    assert blocks(500, 4 * gpu, 100, "gpu") == 125
+    assert blocks(5, 10 * gpu, 100, "gpu") == 1
+    assert blocks(0, 0, 100, "gpu") == 1
+
+
+def test_a_scope_says_where_blocks_begin_and_compiled_programs_are_not_confused():
+    sizes = []
+
+    @jax.jit
+    def largest(x):
+        def block(rows):
+            sizes.append(rows.shape[0])
+            return 2 * rows
+
+        return over_receivers(block, x, 100)
+
+    x = jnp.ones((receiver_blocks.CPU_RECEIVERS + 3, 2))
+    with blocks_above(99):
+        np.testing.assert_array_equal(largest(x), 2 * x)
+    np.testing.assert_array_equal(largest(x), 2 * x)
+    with blocks_above(99):
+        largest(x)
+    assert sizes == [receiver_blocks.CPU_RECEIVERS, len(x)]
 
 
 @pytest.mark.parametrize("receivers", [4, 32])
@@ -74,8 +95,8 @@ def test_blocks(monkeypatch, receivers):
 
     with precision("float64"):
         expected = jax.tree.leaves(jax.jit(everything, compiler_options=QUICK)(arguments(product, graph)))
-        monkeypatch.setattr(convolution, "BLOCK_ABOVE_BYTES", 0)
-        monkeypatch.setattr(convolution, "BLOCK_RECEIVERS", receivers)
-        found = jax.tree.leaves(jax.jit(lambda a: everything(a), compiler_options=QUICK)(arguments(product, graph)))
+        monkeypatch.setattr(receiver_blocks, "CPU_RECEIVERS", receivers)
+        with blocks_above(0):
+            found = jax.tree.leaves(jax.jit(lambda a: everything(a), compiler_options=QUICK)(arguments(product, graph)))
         for one, other in zip(expected, found, strict=True):
             np.testing.assert_allclose(other, one, rtol=1e-12, atol=1e-12)

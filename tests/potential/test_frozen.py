@@ -13,8 +13,8 @@ from ase.build import bulk, molecule
 from equijax.cli import main as cli
 from equijax.errors import EquijaxError
 from equijax.models import MACEConfig, ModelStatistics
-from equijax.nn import convolution
 from equijax.nn.radial_expansion import polynomial_products
+from equijax.nn.receiver_blocks import blocks_above
 from equijax.potential.frozen import frozen
 from equijax.potential.potential import Potential, two_atom_graph
 from equijax.precision import jit, precision
@@ -116,16 +116,16 @@ def test_forces_are_the_gradient(fitted):
         assert forces[atom, axis] == pytest.approx(-(energies[0] - energies[1]) / (2 * step), abs=1e-6)
 
 
-def test_blocks_and_an_edge_beyond_the_cutoff(fitted, monkeypatch):
+def test_blocks_and_an_edge_beyond_the_cutoff(fitted):
     """A list with a skin has edges longer than the cutoff, where the polynomials alone would be astronomical."""
     from equijax.calculators import EquijaxCalculator
 
     potential, _ = fitted
     atoms = structures()[1]
     expected = potential.predict(atoms)["forces"]
-    monkeypatch.setattr(convolution, "BLOCK_ABOVE_BYTES", 0)
     atoms.calc = EquijaxCalculator(dataclasses.replace(potential), skin=2.0)
-    np.testing.assert_allclose(atoms.get_forces(), expected, atol=1e-11)
+    with blocks_above(0):
+        np.testing.assert_allclose(atoms.get_forces(), expected, atol=1e-11)
 
 
 def test_polynomials_are_a_basis():
