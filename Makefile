@@ -19,8 +19,9 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)
 	$(BIN)/python -m equijax.cli.demo
 
+# Most of the time of the tests is compilation, of programs that run once: LLVM optimises them in `make test-slow` only.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

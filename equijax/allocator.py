@@ -23,6 +23,12 @@ def tune_cpu_allocator() -> bool:
     return sum(mallopt(parameter, value) for parameter, value in settings) == len(settings)
 
 
+def tune_own_process() -> bool:
+    """`tune_cpu_allocator` for a command of ours, unless the environment says something about the allocator itself."""
+    chosen = any(key.startswith("MALLOC_") or key in ("GLIBC_TUNABLES", "LD_PRELOAD") for key in os.environ)
+    return not chosen and tune_cpu_allocator()
+
+
 def describe_allocator() -> str:
     """The C library and whatever the environment says about its allocator."""
     name, version = platform.libc_ver()

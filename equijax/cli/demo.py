@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+from equijax.allocator import tune_own_process
 from equijax.cli.main import run
 from equijax.compilation_cache import enable_compilation_cache
 
@@ -46,4 +47,5 @@ def demo() -> int:
 
 if __name__ == "__main__":
     enable_compilation_cache()
+    tune_own_process()
     sys.exit(demo())

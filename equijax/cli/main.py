@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import typer
 
+from equijax.allocator import tune_own_process
 from equijax.cli import (
     average,
     bench,
@@ -143,6 +144,8 @@ def _fail(message: str, code: int) -> int:
 def main() -> None:
     """Entry point of the `equijax` script."""
     enable_compilation_cache()
+    if sys.argv[1:2] != ["bench"]:  # where the allocator is an option, because it is what is compared
+        tune_own_process()
     sys.exit(run(sys.argv[1:]))
 
 

@@ -29,9 +29,6 @@ def train(
         bool, typer.Option("--allow-changed-data", help="Resume although dataset files have changed.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only warnings and errors.")] = False,
-    tune_allocator: Annotated[
-        bool, typer.Option("--tune-allocator", help="Keep freed memory (glibc only): faster, larger.")
-    ] = False,
     coordinator: Annotated[
         str | None, typer.Option(help="HOST:PORT of process 0, for one run in several processes.")
     ] = None,
@@ -54,10 +51,6 @@ def train(
     directory = output or Path("runs") / config.stem
     if experiment.fine_tuning is not None and overwrite:
         refuse_to_remove(experiment.fine_tuning.model, directory)
-    if tune_allocator:
-        from equijax.allocator import tune_cpu_allocator
-
-        tune_cpu_allocator()
     launch = requested_launch(coordinator, processes, process_id)
     with launched(launch, wait):
         if launch is None or launch.process == 0:
