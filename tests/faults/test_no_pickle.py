@@ -134,6 +134,7 @@ PAYLOADS = {
     "sqlite": sqlite,
     "ase db": ase_db,
 }
+OLD_PROTOCOLS = ("protocol 0", "protocol 2", "protocol 4")
 
 
 @pytest.fixture
@@ -208,7 +209,9 @@ def saved_model(tmp_path, monkeypatch) -> Path:
     return save_potential(toy_potential(), tmp_path / "good.safetensors")
 
 
-@pytest.mark.parametrize("payload", PAYLOADS)
+@pytest.mark.parametrize(
+    "payload", [pytest.param(name, marks=pytest.mark.slow if name in OLD_PROTOCOLS else ()) for name in PAYLOADS]
+)
 def test_command_line(tmp_path, canary, payload, saved_model, capsys, monkeypatch):
     import equijax.doctor
 

@@ -52,7 +52,7 @@ def layer_by_layer(module, graph, vectors):
     return module.edge_degree_embedding(edges), *module.features(graph.species, edges, vectors.dtype)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES[:2], pytest.param(NAMES[2], marks=pytest.mark.slow)])
 def test_layers_energies_and_forces(name):
     export, reference = fixture(name)
     potential, _ = to_potential(export)

@@ -72,7 +72,7 @@ def test_a_scope_says_where_blocks_begin_and_compiled_programs_are_not_confused(
     assert sizes == [receiver_blocks.CPU_RECEIVERS, len(x)]
 
 
-@pytest.mark.parametrize("receivers", [4, 32])
+@pytest.mark.parametrize("receivers", [4, pytest.param(32, marks=pytest.mark.slow)])
 def test_blocks(monkeypatch, receivers):
     product = ClebschGordan().bind_edges(1, 1, 1)
     with precision("float64"):

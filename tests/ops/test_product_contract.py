@@ -41,8 +41,8 @@ def rows(family: type) -> list[str]:
 
 
 def second_derivative_rows(family: type) -> list:
-    """Second derivatives take longest to compile: slow but for a product of coefficients, of a grid, in a frame."""
-    quick = ("clebsch_gordan", "gaunt_grid", "so2")
+    """Second derivatives take longest to compile: slow but for a product of coefficients and one of a grid."""
+    quick = ("clebsch_gordan", "gaunt_grid")
     return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in rows(family)]
 
 

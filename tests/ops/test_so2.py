@@ -67,7 +67,9 @@ def deviation(found, expected):
 
 
 @pytest.mark.parametrize("parity", PARITIES)
-@pytest.mark.parametrize(("lmax_in", "lmax_out"), [(0, 2), (1, 3), (2, 2), (3, 1), (3, 3)])
+@pytest.mark.parametrize(
+    ("lmax_in", "lmax_out"), [(0, 2), (1, 3), (2, 2), *(pytest.param(3, l, marks=pytest.mark.slow) for l in (1, 3))]
+)
 def test_is_clebsch_gordan_with_other_weights(lmax_in, lmax_out, parity):
     so2, reference = bound(lmax_in, lmax_out, parity)
     assert so2.path_count == reference.path_count
