@@ -18,6 +18,9 @@ from jax.interpreters import ad, batching, mlir
 
 from equijax.graph.halo import Halo
 
+ROWS_IN_TURN = 256
+"""Atoms whose sums the CPU takes together: so many rows of features stay in its caches while the slots go by."""
+
 
 def gather_senders(
     x: jax.Array, neighbors: jax.Array, neighbor_mask: jax.Array, reverse: jax.Array | Halo
@@ -62,15 +65,26 @@ def _sum_rows(
 def _sum_rows_in_turn(
     y: jax.Array, neighbors: jax.Array, neighbor_mask: jax.Array, sent: jax.Array, sent_mask: jax.Array
 ) -> jax.Array:
-    """The same, slot by slot. XLA on the CPU would otherwise compute y where it is gathered, in the loop over slots and
-    element by element; what a loop takes from outside it is computed first."""
+    """The same for some atoms after others, slot by slot. XLA on the CPU would otherwise compute y where it is gathered,
+    in the loop over slots and element by element; what a loop takes from outside it is computed first."""
     flat = y.reshape(-1, *y.shape[2:])
 
-    def add(k: jax.Array, total: jax.Array) -> jax.Array:
-        rows = flat.at[sent[:, k]].get(mode="promise_in_bounds")
-        return total + jnp.where(sent_mask[:, k].reshape(-1, *(1,) * (rows.ndim - 1)), rows, 0)
+    def total(slots: tuple[jax.Array, jax.Array]) -> jax.Array:
+        sent, sent_mask = slots
 
-    return jax.lax.fori_loop(0, sent.shape[1], add, jnp.zeros((sent.shape[0], *y.shape[2:]), y.dtype))
+        def add(k: jax.Array, total: jax.Array) -> jax.Array:
+            rows = flat.at[sent[:, k]].get(mode="promise_in_bounds")
+            return total + jnp.where(sent_mask[:, k].reshape(-1, *(1,) * (rows.ndim - 1)), rows, 0)
+
+        return jax.lax.fori_loop(0, sent.shape[1], add, jnp.zeros((sent.shape[0], *y.shape[2:]), y.dtype))
+
+    num_rows = sent.shape[0]
+    if num_rows <= ROWS_IN_TURN:
+        return total((sent, sent_mask))
+    num_blocks = -(-num_rows // ROWS_IN_TURN)
+    padding = ((0, num_blocks * ROWS_IN_TURN - num_rows), (0, 0))
+    blocks = tuple(jnp.pad(a, padding).reshape(num_blocks, ROWS_IN_TURN, -1) for a in (sent, sent_mask))
+    return jax.lax.map(total, blocks).reshape(num_blocks * ROWS_IN_TURN, *y.shape[2:])[:num_rows]
 
 
 def linear_primitive(name: str, function: Any, shape: Any) -> Primitive:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from equijax.bench.models import copper, ethanol
+from equijax.graph import neighbor_gather
 from equijax.graph.batching import batch, batch_capacity, structure_graph
 from equijax.graph.neighbor_gather import gather_senders, sum_to_senders
 from equijax.graph.padding import PaddingPolicy
@@ -81,3 +82,13 @@ def test_another_graph_per_batch_element(case):
         together = jax.vmap(jax.grad(total))(jnp.stack([x, 2 * x]), *indices)
         alone = jax.grad(total)(2 * x, graph.neighbors, graph.neighbor_mask, graph.reverse)
         np.testing.assert_allclose(together[1], alone, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("rows_in_turn", [5, 8, 1000])
+def test_sums_over_some_atoms_after_others(case, monkeypatch, rows_in_turn):
+    graph, _, y = case
+    indices = (graph.neighbors, graph.neighbor_mask, graph.reverse, graph.neighbor_mask)
+    monkeypatch.setattr(neighbor_gather, "ROWS_IN_TURN", rows_in_turn)
+    with precision("float64"):
+        found = neighbor_gather._sum_rows_in_turn(y, *indices)
+        np.testing.assert_allclose(found, neighbor_gather._sum_rows(y, *indices), rtol=1e-12, atol=1e-12)
