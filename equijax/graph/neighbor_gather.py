@@ -65,8 +65,8 @@ def _sum_rows(
 def _sum_rows_in_turn(
     y: jax.Array, neighbors: jax.Array, neighbor_mask: jax.Array, sent: jax.Array, sent_mask: jax.Array
 ) -> jax.Array:
-    """The same for some atoms after others, slot by slot. XLA on the CPU would otherwise compute y where it is gathered,
-    in the loop over slots and element by element; what a loop takes from outside it is computed first."""
+    """The same for some atoms after others, slot by slot. XLA on the CPU would otherwise compute y where it is
+    gathered, in the loop over slots and element by element; what a loop takes from outside it is computed first."""
     flat = y.reshape(-1, *y.shape[2:])
 
     def total(slots: tuple[jax.Array, jax.Array]) -> jax.Array:
