@@ -233,6 +233,7 @@ def plan(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
     from equijax.bench.cost_model import count_step
     from equijax.bench.cost_report import fitted_machine, plan_table
     from equijax.bench.steps import abstract_graph, md_step, training_step
+    from equijax.nn.receiver_blocks import ONE_CALL_BYTES, blocks_above
 
     machine, _, _ = fitted_machine(rows, options.fit, options.largest)
     sizes = {
@@ -245,7 +246,9 @@ def plan(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
     for case in FITTED:
         model = potential(case, 43.0)
         for name, (step, atoms, neighbors) in sizes.items():
-            found = count_step(step(model.module), model.params, *abstract_graph(atoms, neighbors))
+            # Costs per slot and per atom are those without blocks.
+            with blocks_above(2**62 if name in ("small", "fewer") else ONE_CALL_BYTES):
+                found = count_step(step(model.module), model.params, *abstract_graph(atoms, neighbors))
             costs.setdefault(case, {})[name] = found
     return plan_table(costs, machine)
 
