@@ -191,19 +191,20 @@ def starts_table(results: Results) -> str:
 
 
 def memory_table(results: Results) -> str:
-    """MB above what the process had after its imports: with compilation and the first result, and of later calls."""
+    """MB of a process after its imports, what it took beyond them until the first result and in later calls, and the
+    whole at most."""
     rows = []
     for row, record in started(results):
         starts = [start for start in record["starts"] if start["before_mb"] is not None]
         if "failed" in record or not starts:
-            rows.append([*row, "", "failed", "failed"])
+            rows.append([*row, "", "failed", "failed", ""])
             continue
         before = median(starts, "before_mb")
-        peaks = [number(max(0.0, median(starts, f"{kind}_peak_mb") - before)) for kind in ("first", "later")]
-        rows.append([*row, number(before), *peaks])
-    return table(
-        ["model", "task and system", "library", "after imports", "+ to the first result", "+ later calls"], rows
-    )
+        peaks = [median(starts, f"{kind}_peak_mb") for kind in ("first", "later")]
+        added = [number(max(0.0, peak - before)) for peak in peaks]
+        rows.append([*row, number(before), *added, number(max(peaks))])
+    columns = ["after imports", "+ to the first result", "+ later calls", "whole process at most"]
+    return table(["model", "task and system", "library", *columns], rows)
 
 
 def median(starts: list[dict[str, Any]], name: str) -> float:
