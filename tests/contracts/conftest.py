@@ -42,7 +42,7 @@ COMPILING = {
 # The architectures that take longest to compile keep one test of each kind.
 SLOW = {
     "test_training_gradient_at_special_geometries": ("equiformer_v2", "escn", "tdn"),
-    "test_training_gradient_of_isolated_atoms_alone": ("equiformer_v2", "escn"),
+    "test_training_gradient_of_isolated_atoms_alone": ("equiformer_v2", "escn", "tdn"),
     "test_new_elements": ("equiformer_v2", "escn", "tdn"),
     "test_net_force": ("escn",),
     "test_force_at_the_cutoff": ("equiformer_v2",),

@@ -134,7 +134,8 @@ PAYLOADS = {
     "sqlite": sqlite,
     "ase db": ase_db,
 }
-OLD_PROTOCOLS = ("protocol 0", "protocol 2", "protocol 4")
+SLOW_PAYLOADS = ("protocol 0", "protocol 2", "protocol 4", "gzip", "npz of objects", "npy of objects", "sqlite")
+"""What the readers alone are given too; by the command line it is slow."""
 
 
 @pytest.fixture
@@ -210,7 +211,7 @@ def saved_model(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    "payload", [pytest.param(name, marks=pytest.mark.slow if name in OLD_PROTOCOLS else ()) for name in PAYLOADS]
+    "payload", [pytest.param(name, marks=pytest.mark.slow if name in SLOW_PAYLOADS else ()) for name in PAYLOADS]
 )
 def test_command_line(tmp_path, canary, payload, saved_model, capsys, monkeypatch):
     import equijax.doctor

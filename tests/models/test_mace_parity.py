@@ -94,7 +94,7 @@ def test_parity_of_a_fully_optimised_program():
     assert_parity(export, "Default", ["molecule", "crystal", "batch"], compiler_options={})
 
 
-@pytest.mark.parametrize("name", ["ra_rar_l0_nu1", "rar_rar_l0_nu2_agnesi"])
+@pytest.mark.parametrize("name", [pytest.param("ra_rar_l0_nu1", marks=pytest.mark.slow), "rar_rar_l0_nu2_agnesi"])
 def test_parity_of_the_second_head(name):
     assert_parity(load_export(FIXTURES / f"{name}.npz"), "head_1", ["crystal"])
 

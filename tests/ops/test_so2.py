@@ -114,7 +114,10 @@ def test_filter_matrix_is_orthogonal_up_to_a_diagonal(degrees, parity):
         assert np.abs(matrix[~even][:, [0, *range(1, len(l2), 2)]]).max(initial=0) < 1e-15
 
 
-@pytest.mark.parametrize(("mmax", "parity"), [(0, "natural"), (1, "any"), (2, "natural"), (2, "any")])
+@pytest.mark.parametrize(
+    ("mmax", "parity"),
+    [(2, "natural"), (2, "any"), *(pytest.param(*row, marks=pytest.mark.slow) for row in ((0, "natural"), (1, "any")))],
+)
 def test_truncated_products(mmax, parity):
     """Equivariant, independent of the roll of the frame, and Clebsch-Gordan products with tied weights."""
     so2, reference = bound(2, 3, parity, mmax)
