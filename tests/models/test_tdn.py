@@ -230,6 +230,7 @@ def asymmetry(model):
     return np.sqrt(np.mean(np.square(changes)) / np.mean(before**2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("lmax", "ranks"), [(1, (7, 8)), pytest.param(2, (28, 30), marks=pytest.mark.slow)])
 def test_equivariance_error_falls_with_the_rank(lmax, ranks):
     """At the start of training it is about what the product says; later it grows with the weights."""

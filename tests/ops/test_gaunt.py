@@ -197,6 +197,7 @@ def test_nodes_are_clebsch_gordan_with_gaunt_gains(name, degrees):
         assert error(found, expected) < 2e-6 * (1 if l3 < 8 else 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("degrees", DEGREES[1:3])
 def test_effective_coefficients(degrees):
     """Oracle 6, and the couplings of even sum are there and no other."""

@@ -79,6 +79,7 @@ def test_equal_inputs_with_equal_weights_vanish():
         assert np.abs(product.apply(x, x, weights)).max() < 1e-12
 
 
+@pytest.mark.slow
 def test_effective_coefficients_are_the_closed_form():
     product = VectorSignal().bind_nodes(1, 2, 2)
     ones, twos, outs = product.slots

@@ -59,6 +59,7 @@ def test_random_phase_draws_other_paths_for_other_keys(gated):
     assert largest_difference(one, adaptive) > 1e-3
 
 
+@pytest.mark.slow
 def test_fixed_phase_is_the_adaptive_one_with_fewer_parameters(gated):
     kept = gated.config.kept_paths(gated.params)
     module = gated.config.build(gated.statistics, kept)
