@@ -11,7 +11,7 @@ from serve import serve
 from equijax.graph.atom_graph import edge_vectors
 from equijax.graph.batching import BatchBudget, StructureGraph, structure_graph
 from equijax.graph.padding import Capacity, CompileCounter, PaddingPolicy
-from equijax.graph.shapes import plan_shapes
+from equijax.graph.shapes import batch_size, plan_shapes
 from equijax.models import MACEConfig, ModelStatistics, TensorNetConfig
 from equijax.potential.compiled_shapes import CompiledShapes
 from equijax.potential.derivatives import energy_and_derivatives
@@ -72,12 +72,12 @@ def model_config(case: dict[str, Any]) -> Any:
 
 def shape(task: str, graphs: list[StructureGraph]) -> Capacity:
     """What the trainer, the calculator and `predict` pad to."""
-    sizes = [(graph.num_nodes, graph.num_edges, graph.max_neighbors) for graph in graphs]
-    atoms, edges, neighbors = sum(size[0] for size in sizes), sum(size[1] for size in sizes), max(s[2] for s in sizes)
+    sizes = np.array([(graph.num_nodes, graph.num_edges, graph.max_neighbors) for graph in graphs])
+    size = batch_size(sizes, range(len(graphs)))
     if task == "train":
-        plan = plan_shapes(sizes, BatchBudget(max_structures=len(graphs)), PaddingPolicy())
-        return plan.capacity(atoms, neighbors, len(graphs), edges)
-    return CompiledShapes(PaddingPolicy()).choose(atoms, neighbors, len(graphs), fixed_atoms=len(graphs) == 1)
+        return plan_shapes(sizes, BatchBudget(max_structures=len(graphs)), PaddingPolicy()).capacity(*size)
+    shapes = CompiledShapes(PaddingPolicy())
+    return shapes.choose(size.nodes, size.neighbors, size.graphs, fixed_atoms=len(graphs) == 1)
 
 
 def build(case: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

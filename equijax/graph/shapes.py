@@ -112,15 +112,11 @@ def _largest_batch(table: np.ndarray, budget: BatchBudget, policy: PaddingPolicy
     if budget.max_atoms is not None:
         # A structure above the budget may have a batch of its own.
         nodes = min(nodes, max(budget.max_atoms, int(table[:, 0].max())))
-    neighbors = max(int(table[:, 2].max()), 1)
+    neighbors = int(table[:, 2].max())
     edges = int(np.sort(table[:, 1])[-count:].sum())
     if budget.max_edges is not None:
         edges = min(edges, max(budget.max_edges, int(table[:, 1].max())))
-    shape = Capacity(
-        nodes=-(-(nodes + 1) // policy.node_multiple) * policy.node_multiple,
-        neighbors=-(-neighbors // policy.neighbor_multiple) * policy.neighbor_multiple,
-        graphs=count + 1,
-    )
+    shape = policy.fitted(nodes, neighbors, count)
     return dataclasses.replace(shape, pairs=min(num_pair_rows(edges), shape.pair_rows))
 
 

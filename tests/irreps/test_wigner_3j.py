@@ -108,7 +108,7 @@ def test_signs_against_e3nn_jax():
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.integers(0, 6), st.integers(0, 6), st.integers(0, 13))
+@given(st.integers(0, 9), st.integers(0, 9), st.integers(0, 19))
 def test_selection_rules(l1, l2, l3):
     if not abs(l1 - l2) <= l3 <= l1 + l2:
         with pytest.raises(ValueError, match="outside the triangle"):

@@ -231,7 +231,7 @@ def asymmetry(model):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("lmax", "ranks"), [(1, (7, 8)), pytest.param(2, (28, 30), marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("lmax", "ranks"), [(1, (7, 8)), (2, (28, 30))])
 def test_equivariance_error_falls_with_the_rank(lmax, ranks):
     """At the start of training it is about what the product says; later it grows with the weights."""
     stated, measured = [], []
