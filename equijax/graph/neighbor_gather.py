@@ -17,6 +17,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from equijax.graph.halo import Halo
+from equijax.graph.row_blocks import map_row_blocks
 
 ROWS_IN_TURN = 256
 """Atoms whose sums the CPU takes together: so many rows of features stay in its caches while the slots go by."""
@@ -78,13 +79,8 @@ def _sum_rows_in_turn(
 
         return jax.lax.fori_loop(0, sent.shape[1], add, jnp.zeros((sent.shape[0], *y.shape[2:]), y.dtype))
 
-    num_rows = sent.shape[0]
-    if num_rows <= ROWS_IN_TURN:
-        return total((sent, sent_mask))
-    num_blocks = -(-num_rows // ROWS_IN_TURN)
-    padding = ((0, num_blocks * ROWS_IN_TURN - num_rows), (0, 0))
-    blocks = tuple(jnp.pad(a, padding).reshape(num_blocks, ROWS_IN_TURN, -1) for a in (sent, sent_mask))
-    return jax.lax.map(total, blocks).reshape(num_blocks * ROWS_IN_TURN, *y.shape[2:])[:num_rows]
+    slots = (sent, sent_mask)
+    return total(slots) if len(sent) <= ROWS_IN_TURN else map_row_blocks(total, slots, ROWS_IN_TURN)
 
 
 def linear_primitive(name: str, function: Any, shape: Any) -> Primitive:

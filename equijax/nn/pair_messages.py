@@ -9,7 +9,6 @@ they are closed under differentiation to any order, and no derivative scatters o
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 
 from equijax.graph.neighbor_gather import gather_senders
 from equijax.graph.neighbor_pairs import AnyPairs, NeighborPairs, SlotPairs, masked
+from equijax.graph.row_blocks import map_row_blocks
 from equijax.irreps.layout import degree_slice
 from equijax.ops.bilinear import bilinear_primitive, set_transposes
 
@@ -61,7 +61,9 @@ def _sum(
         ]
         return jnp.concatenate([jnp.sum(products, axis=1) for products in degrees], axis=1)
 
-    return _in_blocks(block, (neighbors, slot_mask, pair), BLOCK_RECEIVERS)
+    # However few the blocks: XLA cannot fuse sums in a loop with what follows them. Fused into a consumer a sum loses
+    # its vector instructions, and takes ten times as long.
+    return map_row_blocks(block, (neighbors, slot_mask, pair), BLOCK_RECEIVERS)
 
 
 def _dot(
@@ -76,19 +78,7 @@ def _dot(
             degrees.append(jnp.sum(_rows(one, n) * _rows(two, j) + _rows(one, j) * _rows(two, n), axis=1))
         return masked(jnp.stack(degrees, axis=1), mask)
 
-    return _in_blocks(block, (atoms, mask), mask.shape[0] // PAIR_BLOCKS)
-
-
-def _in_blocks(function: Callable[[Any], jax.Array], arrays: tuple[jax.Array, ...], rows: int) -> jax.Array:
-    """function(arrays), block by block of rows, however few: so XLA cannot fuse the sums with what follows them.
-
-    Fused into a consumer a sum loses its vector instructions, and takes ten times as long.
-    """
-    total = arrays[0].shape[0]
-    blocks = -(-total // rows)
-    padded = [jnp.pad(x, ((0, blocks * rows - total), *((0, 0),) * (x.ndim - 1))) for x in arrays]
-    result = jax.lax.map(function, tuple(x.reshape(blocks, rows, *x.shape[1:]) for x in padded))
-    return result.reshape(blocks * rows, *result.shape[2:])[:total]
+    return map_row_blocks(block, (atoms, mask), mask.shape[0] // PAIR_BLOCKS)
 
 
 _pair_sum = bilinear_primitive("pair_sum", _sum, lambda weights, x, *_: x)

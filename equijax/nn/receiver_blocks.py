@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+
+from equijax.graph.row_blocks import map_row_blocks
 
 # XLA on the CPU allocates the temporaries of a program on every call, and glibc maps what exceeds 32 MB anew, page by
 # page. Temporaries that fit the caches cost neither that nor memory traffic, and the time per atom is nearly the same
@@ -58,17 +59,7 @@ def over_receivers(
     receivers = _receivers_per_block(num_nodes, temporary_bytes, bound, jax.default_backend())
     if receivers >= num_nodes:
         return function(arrays)
-    num_blocks = -(-num_nodes // receivers)
-    padding = num_blocks * receivers - num_nodes
-
-    def into_blocks(array: jax.Array) -> jax.Array:
-        padded = jnp.pad(array, ((0, padding), *((0, 0),) * (array.ndim - 1)))
-        return padded.reshape(num_blocks, receivers, *array.shape[1:])
-
-    def whole(result: jax.Array) -> jax.Array:
-        return result.reshape(num_blocks * receivers, *result.shape[2:])[:num_nodes]
-
-    return jax.tree.map(whole, jax.lax.map(jax.checkpoint(function), jax.tree.map(into_blocks, arrays)))
+    return map_row_blocks(jax.checkpoint(function), arrays, receivers)
 
 
 def _receivers_per_block(num_nodes: int, temporary_bytes: int, cpu_bound: int, platform: str) -> int:
